@@ -1,0 +1,8 @@
+"""`python -m bnkern` is the command `bnkern`."""
+
+import sys
+
+from bnkern._cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

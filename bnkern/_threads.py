@@ -1,0 +1,188 @@
+"""How many threads the CPU kernels use: the least of affinity, container quota and OpenMP's variables.
+
+The number is worked out once, at first use, and handed to every parallel region: OpenMP's own global state is
+neither read nor changed, so other libraries in the process keep theirs. (libgomp would end the process on an
+OMP_NUM_THREADS beyond its own limits, and knows nothing of containers.)
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from pathlib import Path
+
+MOST = 512  # a cap for what is asked for, far above what pays
+
+_chosen: int | None = None  # by set_num_threads
+_default: int | None = None  # by the environment, once looked at
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads the CPU kernels use, in the whole process.
+
+    Results do not depend on it, to the bit. Calls too small to repay a parallel region use one thread anyway.
+
+    Parameters
+    ----------
+    n : int
+        1 to 512; more than there are processors is allowed and slow.
+
+    Raises
+    ------
+    TypeError
+        If `n` is not an integer (True and 2.0 are not).
+    ValueError
+        If `n` is outside 1 to 512.
+    """
+    global _chosen
+    _chosen = _checked(n)
+
+
+def get_num_threads() -> int:
+    """Return how many threads the CPU kernels use.
+
+    Until `set_num_threads` says otherwise: the least of the processors this process may run on, the CPU quota
+    of its cgroup (rounded up), OMP_NUM_THREADS and OMP_THREAD_LIMIT.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    global _default
+    if _chosen is not None:
+        return _chosen
+    if _default is None:
+        _default = min(n for _, n in limits() if n is not None)
+    return _default
+
+
+class threads:
+    """Context manager: the CPU kernels use `n` threads inside the block.
+
+    The setting is the process's, not the thread's: blocks in two threads at once see each other's number
+    (which changes speed, never results). May be nested and entered again.
+
+    Parameters
+    ----------
+    n : int
+        As for `set_num_threads`, with the same errors, raised at once.
+
+    Examples
+    --------
+    >>> with bnkern.threads(1):
+    ...     y = bnkern.batch_norm_inference(x, mean, var)
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = _checked(n)
+        self._before: list[int | None] = []
+
+    def __enter__(self) -> threads:
+        global _chosen
+        self._before.append(_chosen)
+        _chosen = self._n
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        global _chosen
+        _chosen = self._before.pop()
+
+
+def why() -> list[tuple[str, int | None]]:
+    """What the number of threads follows from, as (source, value); None where a source sets no limit."""
+    return [*limits(), ("set_num_threads", _chosen)]
+
+
+def _checked(n: int) -> int:
+    try:
+        if isinstance(n, bool):
+            raise TypeError
+        number = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n: expected an integer, 1 to {MOST}, got {n!r} ({type(n).__name__})") from None
+    if not 1 <= number <= MOST:
+        raise ValueError(f"n: expected 1 to {MOST} threads, got {number}")
+    return number
+
+
+# --- the four limits ------------------------------------------------------------------------------
+
+
+def limits() -> list[tuple[str, int | None]]:
+    """The limits from outside, read afresh."""
+    return [
+        ("processor affinity", _affinity()),
+        ("cgroup quota", cgroup_quota()),
+        ("OMP_NUM_THREADS", _variable("OMP_NUM_THREADS")),
+        ("OMP_THREAD_LIMIT", _variable("OMP_THREAD_LIMIT")),
+    ]
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), MOST)
+    return min(os.cpu_count() or 1, MOST)
+
+
+def _variable(name: str) -> int | None:
+    """A positive number from the environment, capped; of a list the first. Anything else sets no limit."""
+    try:
+        n = int(os.environ.get(name, "").partition(",")[0])
+    except ValueError:
+        return None
+    return min(n, MOST) if n > 0 else None
+
+
+def cgroup_quota(
+    membership: str | Path = "/proc/self/cgroup", root: str | Path = "/sys/fs/cgroup"
+) -> int | None:
+    """Processors that the process's cgroup, or any above it, may keep busy: quota by period, rounded up.
+
+    Parameters
+    ----------
+    membership : path
+        The file that names the cgroups of the process, a line "id:controllers:path" for each hierarchy.
+    root : path
+        Where the hierarchies are mounted: version 2 there or in `unified`, version 1 in a folder per
+        controller.
+    """
+    found = []
+    for line in _text(Path(membership)).splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if not controllers:
+            mounts, read = [Path(root), Path(root, "unified")], _quota_v2
+        elif "cpu" in controllers.split(","):
+            mounts, read = [Path(root, controllers), Path(root, "cpu")], _quota_v1
+        else:
+            continue
+        # Inside a container the path may be the host's: what does not exist is skipped on the way up.
+        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+        for mount in mounts:
+            found += [read(Path(mount, *parts[:depth])) for depth in range(len(parts) + 1)]
+    known = [n for n in found if n is not None]
+    return min(known) if known else None
+
+
+def _quota_v2(group: Path) -> int | None:
+    return _processors(*[*_text(group / "cpu.max").split(), "", ""][:2])
+
+
+def _quota_v1(group: Path) -> int | None:
+    return _processors(_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us"))
+
+
+def _processors(quota: str, period: str) -> int | None:
+    """Whole processors; None for "max", -1 and what cannot be read."""
+    try:
+        q, p = int(quota), int(period)
+    except ValueError:
+        return None
+    return min(max(-(-q // p), 1), MOST) if q > 0 and p > 0 else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeError):
+        return ""

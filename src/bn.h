@@ -1,0 +1,80 @@
+/* The seam between drivers and kernels.
+ *
+ * A kernel works on memory it is handed: it never allocates, never threads, never fails. A driver cuts an array
+ * into the pieces below, owns all scratch, and merges. One table of function pointers (bn_kernels) exists for each
+ * (storage type, ISA level); which one is used is decided once, at import (levels.c).
+ *
+ * Order of summation, the same in every kernel, layout and level. Number the elements of a channel 0 .. m-1 in
+ * logical (C) order. They are cut into blocks of BN_BLOCK; a block into sub-blocks of BN_SUB; element i of a
+ * sub-block belongs to lane i % BN_LANES, and each lane is summed in the arithmetic type in order of i. After each
+ * sub-block lane j is added, in float64, to accumulator j % 8, lanes 0..7 first. At the end of the block the eight
+ * accumulators are added as ((0+4)+(2+6)) + ((1+5)+(3+7)). Blocks are merged in order, in float64 (merge.pxi).
+ * Results therefore depend on the values and their logical order alone: not on layout, strides, alignment, vector
+ * width or threads.
+ */
+#ifndef BN_H
+#define BN_H
+
+#include <stdint.h>
+
+#define BN_LANES 16
+#define BN_SUB 256    /* at most 16 float32 additions in a row before float64 takes over */
+#define BN_BLOCK 2048 /* elements of one partial (mean, M2); fits L1 in every type */
+#define BN_GROUP 256  /* channels a channels-last kernel takes at a time */
+#define BN_PAD 16     /* coefficient rows may be read this many elements past their end */
+
+/* Rows of the coefficient table, each `cs` elements of the arithmetic type long. */
+enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_DY, BN_DY_XHAT, BN_NCOEF };
+
+enum {
+    BN_RELU = 1,     /* y = max(z, 0); gradients pass where not (z <= 0) */
+    BN_TILE = 2,     /* one coefficient per column; otherwise one for the whole span */
+    BN_STREAM = 4,   /* non-temporal stores: the output is too large to be read from cache */
+    BN_FROZEN = 8,   /* input_grad without the mean terms */
+};
+
+/* `rows` runs of `width` adjacent elements. Strides count elements; unused pointers are NULL. */
+typedef struct bn_span {
+    const void *x, *dy, *r; /* r: the residual in apply, y in reduce and input_grad */
+    void *out, *out2;       /* y or dx; the residual's gradient */
+    int64_t xs, dys, rs, outs, out2s;
+    int64_t rows, width;
+    const void *coef;
+    int64_t cs;
+    int64_t prefetch; /* bytes ahead of the inputs to fetch into L2; 0: none */
+    int flags;
+} bn_span;
+
+typedef struct bn_kernels {
+    int itemsize, arithsize; /* bytes of the storage and the arithmetic type */
+    /* n <= BN_BLOCK adjacent elements of one channel -> mean and M2 = sum (x - mean)^2 */
+    void (*stats_cf)(const void *x, int64_t n, double *mean, double *m2);
+    /* rows <= BN_BLOCK, width <= BN_GROUP channels; results for each channel; scratch of bn_columns_scratch bytes */
+    void (*stats_cl)(const bn_span *a, double *mean, double *m2, void *scratch);
+    /* the same shapes; sum dy and sum dy * xhat. Reads coefficients MEAN_HI .. INVSTD. */
+    void (*reduce_cf)(const bn_span *a, double *sum_dy, double *sum_dy_xhat);
+    void (*reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, void *scratch);
+    void (*apply)(const bn_span *a);
+    void (*input_grad)(const bn_span *a);
+    /* coefficient rows of channel c from float64 values */
+    void (*coef_forward)(void *coef, int64_t cs, int64_t c, double mean, double var, double eps, double weight, double bias);
+    void (*coef_backward)(void *coef, int64_t cs, int64_t c, double mean_dy, double mean_dy_xhat);
+    /* a table whose columns are: `times` copies of (each of `channels` channels from `c` on, `repeat` times) */
+    void (*coef_tile)(void *tile, int64_t ts, const void *coef, int64_t cs, int64_t c, int64_t channels, int64_t repeat,
+                      int64_t times);
+    /* the limits: `width` elements, out = x and out = x + dy */
+    void (*copy)(const bn_span *a);
+    void (*triad)(const bn_span *a);
+} bn_kernels;
+
+/* Scratch of the channels-last kernels: float64 accumulators, coefficients, one gathered column. */
+#define BN_COLUMNS_SCRATCH \
+    (2 * 8 * BN_GROUP * 8 + BN_NCOEF * (16 * 64 + BN_PAD) * 8 + BN_BLOCK * 8)
+
+/* levels.c */
+int bn_level_count(void);
+const char *bn_level_name(int level);
+int bn_level_supported(int level);
+const bn_kernels *bn_table(const char *dtype, int level);
+
+#endif

@@ -1,0 +1,85 @@
+# The C side, as the drivers see it. Meaning and units stand in bn.h and view.h.
+from libc.stdint cimport int64_t
+
+cdef extern from "bn.h" nogil:
+    enum:
+        BN_BLOCK
+        BN_GROUP
+        BN_PAD
+        BN_NCOEF
+        BN_COLUMNS_SCRATCH
+        BN_MEAN_HI
+        BN_RELU
+        BN_TILE
+        BN_STREAM
+        BN_FROZEN
+
+    ctypedef struct bn_span:
+        const void *x
+        const void *dy
+        const void *r
+        void *out
+        void *out2
+        int64_t xs, dys, rs, outs, out2s
+        int64_t rows, width
+        const void *coef
+        int64_t cs
+        int64_t prefetch
+        int flags
+
+    ctypedef struct bn_kernels:
+        int itemsize, arithsize
+        void (*stats_cf)(const void *, int64_t, double *, double *) noexcept nogil
+        void (*stats_cl)(const bn_span *, double *, double *, void *) noexcept nogil
+        void (*reduce_cf)(const bn_span *, double *, double *) noexcept nogil
+        void (*reduce_cl)(const bn_span *, double *, double *, void *) noexcept nogil
+        void (*apply)(const bn_span *) noexcept nogil
+        void (*input_grad)(const bn_span *) noexcept nogil
+        void (*coef_forward)(void *, int64_t, int64_t, double, double, double, double, double) noexcept nogil
+        void (*coef_backward)(void *, int64_t, int64_t, double, double) noexcept nogil
+        void (*coef_tile)(void *, int64_t, const void *, int64_t, int64_t, int64_t, int64_t, int64_t) noexcept nogil
+        void (*copy)(const bn_span *) noexcept nogil
+        void (*triad)(const bn_span *) noexcept nogil
+
+    int bn_level_count()
+    const char *bn_level_name(int level)
+    bint bn_level_supported(int level)
+    const bn_kernels *bn_table(const char *dtype, int level)
+
+cdef extern from "view.h" nogil:
+    enum:
+        BN_MAXDIM
+        BN_MAXOPERAND
+        BN_NONE
+        BN_CHANNELS_FIRST
+        BN_CHANNELS_LAST
+
+    ctypedef struct bn_shape:
+        int nd
+        int64_t size[BN_MAXDIM]
+        int64_t channels, count
+        int itemsize
+
+    ctypedef struct bn_operand:
+        char *data
+        int64_t cstride
+        int64_t stride[BN_MAXDIM]
+
+    ctypedef struct bn_vector:
+        const char *data
+        int64_t stride
+        int is_double
+
+    bint bn_collapse(bn_shape *, int, const int64_t *, int, int, bn_operand **, const int64_t **, int)
+    int bn_layout(const bn_shape *, bn_operand **, int)
+    char *bn_at(const bn_shape *, const bn_operand *, int64_t, int64_t)
+    int64_t bn_run(const bn_shape *, int64_t, int64_t)
+    const char *bn_block(const bn_shape *, const bn_operand *, int64_t, int64_t, int64_t, char *)
+    double bn_get(const bn_vector *, int64_t, double)
+    int64_t bn_cache_bytes()
+    double bn_now()
+    void bn_store_fence()
+    void bn_raise(int *)
+    bint bn_raised(const int *)
+    bint bn_forked()
+    void bn_watch_fork()

@@ -1,0 +1,285 @@
+# The drivers: plan, partition over threads, run. Nothing here changes a bit of the result (bn.h: order of summation).
+
+cdef enum:
+    GRAIN = 1 << 15       # elements for each thread that repay a parallel region
+    TILE_WIDTH = 256     # elements of a coefficient tile: the seven rows stay in L1
+    SHORT_ROW = 512       # rows below are taken several channels at a time
+    CHANNEL = -2          # in place of an axis
+    STREAM_BYTES = 8 << 20  # outputs from here on are written past the caches
+
+ctypedef void (*worker)(Job *, int) noexcept nogil
+
+
+cdef void run(worker work, Job *job) noexcept nogil:
+    """The one parallel region of the library. An own, capped count: the runtime's settings are never trusted."""
+    cdef int t
+    if job.threads == 1:
+        work(job, 0)
+        return
+    for t in prange(job.threads, num_threads=job.threads, schedule='static', chunksize=1):
+        work(job, t)
+
+
+cdef bint stopped(Job *job, int t) noexcept nogil:
+    """Has Ctrl-C been pressed? The calling thread (t = 0) asks Python twenty times a second."""
+    cdef double now
+    if t == 0:
+        now = bn_now()
+        if now > job.next_poll:
+            job.next_poll = now + 0.05
+            with gil:
+                if PyErr_CheckSignals() < 0:
+                    bn_raise(&job.stop)
+    return bn_raised(&job.stop)
+
+
+cdef inline int64_t share(Job *job, int64_t units, int t) noexcept nogil:
+    """Where thread t's part of `units` begins (and thread t-1's ends)."""
+    return units // job.threads * t + minimum(t, units % job.threads)
+
+
+# ---- workers ----------------------------------------------------------------------------------------------------
+
+cdef void work_prepare(Job *job, int t) noexcept nogil:
+    cdef int64_t c
+    for c in range(share(job, job.shape.channels, t), share(job, job.shape.channels, t + 1)):
+        prepare(job, c)
+
+
+cdef void work_first_cf(Job *job, int t) noexcept nogil:
+    cdef int64_t unit, c, k, units = (job.last - job.first) * job.blocks
+    for unit in range(share(job, units, t), share(job, units, t + 1)):
+        if stopped(job, t):
+            return
+        c = job.first + unit // job.blocks
+        k = unit % job.blocks
+        first_cf(job, c, k, job.part_a + c * job.blocks + k, job.part_b + c * job.blocks + k, thread_scratch(job, t))
+
+
+cdef void work_first_cl(Job *job, int t) noexcept nogil:
+    cdef int64_t unit, c, at, channels = job.shape.channels, groups = ceil_div(channels, job.group)
+    for unit in range(share(job, job.blocks * groups, t), share(job, job.blocks * groups, t + 1)):
+        if stopped(job, t):
+            return
+        c = unit % groups * job.group
+        at = unit // groups * channels + c
+        first_cl(job, c, minimum(job.group, channels - c), unit // groups, job.part_a + at, job.part_b + at,
+                 thread_scratch(job, t))
+
+
+cdef void work_conclude(Job *job, int t) noexcept nogil:
+    cdef int64_t c, n = job.last - job.first
+    for c in range(job.first + share(job, n, t), job.first + share(job, n, t + 1)):
+        if job.layout == BN_CHANNELS_FIRST:
+            conclude(job, job.part_a + c * job.blocks, job.part_b + c * job.blocks, 1, c)
+        else:
+            conclude(job, job.part_a + c, job.part_b + c, job.shape.channels, c)
+
+
+cdef void work_second_cf(Job *job, int t) noexcept nogil:
+    """Whole rows in memory order, the order reversed after a first pass: its last rows are still in cache."""
+    cdef int64_t channels = job.last - job.first, rows = rows_per_channel(job), r = row_length(job)
+    cdef int64_t at, begin, end, size, i, c
+    begin = share(job, ceil_div(rows * channels * r, BN_PAD), t) * BN_PAD
+    end = minimum(share(job, ceil_div(rows * channels * r, BN_PAD), t + 1) * BN_PAD, rows * channels * r)
+    while begin < end:
+        if stopped(job, t):
+            break
+        if job.passes & (STATS | REDUCE):
+            at = maximum(begin, (end - 1) // r * r)
+            size = end - at
+            end = at
+        else:
+            at = begin
+            size = minimum(end, (begin // r + 1) * r) - begin
+            begin += size
+        c = job.first + at // r % channels
+        i = at // r // channels * r + at % r
+        second(job, c, i, 1, size, 0, job.coef + c * job.kernels.arithsize, job.cs, job.flags, 0)
+    bn_store_fence()
+
+
+cdef void work_second_tiled(Job *job, int t) noexcept nogil:
+    """Short rows: a tile of channels at a time, over a part of the rows where there are few tiles."""
+    cdef int64_t channels = job.last - job.first, rows = rows_per_channel(job)
+    cdef int64_t groups = ceil_div(channels, job.group), parts = minimum(rows, ceil_div(4 * job.threads, groups))
+    cdef int64_t unit, c, part
+    if job.threads == 1:
+        parts = 1
+    for unit in range(share(job, groups * parts, t), share(job, groups * parts, t + 1)):
+        if stopped(job, t):
+            break
+        c = job.first + unit // parts * job.group
+        part = unit % parts
+        second_group(job, c, minimum(c + job.group, job.last), rows * part // parts, rows * (part + 1) // parts,
+                     thread_scratch(job, t), job.out.stride[0])
+    bn_store_fence()
+
+
+cdef void work_second_cl(Job *job, int t) noexcept nogil:
+    """Chunks of 64 KB of rows; reversed after a first pass."""
+    cdef int64_t chunk = maximum(1, (64 << 10) // (job.shape.channels * job.shape.itemsize)), unit, at
+    if job.flat:
+        chunk = maximum(chunk // (job.flat // job.shape.channels), 1) * (job.flat // job.shape.channels)
+    cdef int64_t units = ceil_div(job.shape.count, chunk), begin = share(job, units, t), end = share(job, units, t + 1)
+    for unit in range(begin, end):
+        if stopped(job, t):
+            break
+        at = (end - 1 - (unit - begin) if job.passes & (STATS | REDUCE) else unit) * chunk
+        second_cl(job, at, minimum(at + chunk, job.shape.count))
+    bn_store_fence()
+
+
+cdef void work_resident(Job *job, int t) noexcept nogil:
+    """Both passes over one group of channels after the other, the second while the group is in L2."""
+    cdef int64_t channels = job.shape.channels, groups = ceil_div(channels, job.group), unit, c, c0, c1, k
+    cdef char *scratch = thread_scratch(job, t)
+    cdef double *a = <double *> (scratch + job.scratch_bytes) - 2 * job.blocks
+    cdef int64_t ahead = job.group * job.x.cstride
+    if ahead * rows_per_channel(job) > bn_cache_bytes() // 2:
+        ahead = 0
+    for unit in range(share(job, groups, t), share(job, groups, t + 1)):
+        c0 = unit * job.group
+        c1 = minimum(c0 + job.group, channels)
+        for c in range(c0, c1):
+            prepare_given(job, c)
+            for k in range(job.blocks):
+                first_cf(job, c, k, a + k, a + job.blocks + k, scratch)
+                if stopped(job, t):
+                    bn_store_fence()
+                    return
+            conclude(job, a, a + job.blocks, 1, c)
+        second_group(job, c0, c1, 0, rows_per_channel(job), scratch, ahead)
+    bn_store_fence()
+
+
+cdef inline void prepare_given(Job *job, int64_t c) noexcept nogil:
+    if not job.passes & STATS:
+        prepare(job, c)
+
+
+cdef void work_limit(Job *job, int t) noexcept nogil:
+    """A streaming copy or triad of gapless arrays."""
+    cdef bn_span span
+    cdef int64_t item = job.kernels.itemsize, begin = share(job, job.shape.count, t)
+    memset(&span, 0, sizeof(span))
+    span.x = job.x.data + begin * item
+    span.dy = job.dy.data + begin * item if job.dy.data != NULL else NULL
+    span.out = job.out.data + begin * item
+    span.width = share(job, job.shape.count, t + 1) - begin
+    if span.dy != NULL:
+        job.kernels.triad(&span)
+    else:
+        job.kernels.copy(&span)
+    bn_store_fence()
+
+
+# ---- plan -------------------------------------------------------------------------------------------------------
+
+cdef void plan(Job *job, int threads) noexcept nogil:
+    """Everything that speed asks for and results do not depend on."""
+    cdef int64_t channels = job.shape.channels, count = job.shape.count, r = row_length(job), item = job.shape.itemsize
+    cdef int64_t lcm, groups
+    cdef bint both = job.passes & (STATS | REDUCE) and job.passes & (APPLY | GRAD)
+    job.threads = <int> maximum(1, minimum(1 if bn_forked() else threads, channels * count // GRAIN))
+    job.blocks = ceil_div(count, BN_BLOCK)
+    job.cs = channels + BN_PAD
+    job.first = 0
+    job.last = channels
+    job.group = 1
+    job.tile_width = TILE_WIDTH + BN_PAD
+    if job.passes & (APPLY | GRAD) and not in_place(job) and channels * count * item >= STREAM_BYTES:
+        job.flags |= BN_STREAM
+    if job.layout == BN_CHANNELS_LAST:
+        job.group = minimum(channels, BN_GROUP)
+        lcm = channels * 16 // gcd16(channels)
+        if job.passes & (APPLY | GRAD) and channels < TILE_WIDTH and lcm <= 2 * TILE_WIDTH and \
+                all_spaced(job, job.shape.nd - 1, channels * item):
+            job.flat = lcm * ceil_div(TILE_WIDTH, lcm)
+            job.tile_width = job.flat + BN_PAD
+        return
+    if job.passes & (APPLY | GRAD) and r < SHORT_ROW and rows_per_channel(job) >= 4 and \
+            all_spaced(job, CHANNEL, r * item):
+        job.tiled = True
+        job.group = minimum(channels, maximum(1, TILE_WIDTH // r))
+    groups = ceil_div(channels, job.group)
+    job.resident = both and (job.threads == 1 or groups >= 8 * job.threads or groups % job.threads == 0)
+
+
+cdef inline int64_t gcd16(int64_t n) noexcept nogil:
+    cdef int64_t g = 1
+    while g < 16 and n % (2 * g) == 0:
+        g *= 2
+    return g
+
+
+cdef inline bint in_place(Job *job) noexcept nogil:
+    return job.out.data == job.x.data or job.out.data == job.dy.data or job.out.data == job.r.data
+
+
+cdef inline bint spaced(bn_operand *o, int axis, int64_t step) noexcept nogil:
+    """Is the operand absent, or are its elements `step` bytes apart along the axis (or the channels)?"""
+    return o.data == NULL or (o.cstride if axis == CHANNEL else o.stride[axis]) == step
+
+
+cdef bint all_spaced(Job *job, int axis, int64_t step) noexcept nogil:
+    return (spaced(&job.x, axis, step) and spaced(&job.dy, axis, step) and spaced(&job.r, axis, step)
+            and spaced(&job.out, axis, step) and spaced(&job.out2, axis, step))
+
+
+cdef bint allocate(Job *job) noexcept nogil:
+    """All scratch at once, before anything is written. False where memory lacks."""
+    cdef size_t item = job.kernels.arithsize, bytes = 0, partials = 0, coef, tile, scratch
+    coef = round_up((BN_NCOEF * job.cs + BN_PAD) * item)
+    tile = round_up(BN_NCOEF * job.tile_width * item)
+    scratch = maximum(tile, 3 * BN_BLOCK * item)
+    if job.layout == BN_CHANNELS_LAST:
+        scratch = BN_COLUMNS_SCRATCH
+        if job.shape.nd > 1:
+            scratch += 3 * BN_BLOCK * BN_GROUP * item
+    if job.resident:
+        scratch += 2 * job.blocks * sizeof(double)
+    elif job.passes & (STATS | REDUCE):
+        partials = round_up(job.blocks * job.shape.channels * sizeof(double))
+    job.scratch_bytes = round_up(scratch)
+    bytes = coef + tile + 2 * partials + job.threads * job.scratch_bytes
+    if posix_memalign(<void **> &job.coef, 64, bytes) != 0:
+        job.coef = NULL
+        return False
+    job.flat_tile = job.coef + coef
+    job.part_a = <double *> (job.flat_tile + tile)
+    job.part_b = <double *> (job.flat_tile + tile + partials)
+    job.scratch = job.flat_tile + tile + 2 * partials
+    return True
+
+
+cdef inline size_t round_up(size_t bytes) noexcept nogil:
+    return (bytes + 63) // 64 * 64
+
+
+cdef void drive(Job *job) noexcept nogil:
+    """Run the passes. A window of channels at a time where both passes are wanted and few channels fill the cache."""
+    cdef int64_t window = job.shape.channels
+    job.next_poll = bn_now() + 0.05
+    if job.resident:
+        run(work_resident, job)
+        return
+    if not job.passes & STATS:
+        run(work_prepare, job)
+    if job.layout == BN_CHANNELS_FIRST and job.passes & (STATS | REDUCE) and job.passes & (APPLY | GRAD):
+        window = maximum(job.group, (8 << 20) // (job.shape.count * job.shape.itemsize) // job.group * job.group)
+    while job.first < job.shape.channels and not job.stop:
+        job.last = minimum(job.first + window, job.shape.channels)
+        if job.passes & (STATS | REDUCE):
+            run(work_first_cf if job.layout == BN_CHANNELS_FIRST else work_first_cl, job)
+            if not job.stop:
+                run(work_conclude, job)
+        if job.passes & (APPLY | GRAD) and not job.stop:
+            if job.layout == BN_CHANNELS_LAST:
+                if job.flat:
+                    job.kernels.coef_tile(job.flat_tile, job.tile_width, job.coef, job.cs, 0, job.shape.channels, 1,
+                                          job.flat // job.shape.channels)
+                run(work_second_cl, job)
+            else:
+                run(work_second_tiled if job.tiled else work_second_cf, job)
+        job.first = job.last

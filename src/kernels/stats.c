@@ -1,0 +1,140 @@
+/* Statistics of one block: mean and M2 = sum (x - mean)^2 of up to BN_BLOCK elements of a channel.
+ *
+ *     d = x - shift,  S = sum d,  Q = sum d^2,  mean = shift + S / n,  M2 = Q - S^2 / n
+ *
+ * Reads each element once from memory (4 bytes in float32), writes nothing but the result. 1 subtraction, 2 additions
+ * and 1 product for each element; lanes in the arithmetic type, sub-blocks in float64 (bn.h).
+ * The shift is the mean of the block's first eight elements, so |S / n| is a fraction of the standard deviation unless
+ * the block is unlike its beginning. Where M2 would lose digits (S^2/n > 2 M2), or squares left the range of the
+ * arithmetic type, the block, still in L1, is summed again about its mean, and if that fails too, in float64.
+ * A constant block gives exactly its value and 0.
+ */
+#include "columns.h"
+
+INLINE A first_shift(const T *x, int64_t step, int64_t n)
+{
+    if (n < 8) return get(x);
+    A a[8];
+    for (int i = 0; i < 8; i++) a[i] = get(x + i * step);
+    return (((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))) * (A)0.125;
+}
+
+/* The result from the sums about shift; false if it cannot be trusted. */
+INLINE int finish(int64_t n, A shift, double s, double q, double *mean, double *m2)
+{
+    const double smallest = sizeof(A) == 4 ? 0x1p-100 : 0x1p-960; /* below, squares were rounded to subnormals */
+    double d = s / (double)n;
+    *mean = (double)shift + d;
+    *m2 = q - s * d;
+    return *m2 > 0 && s * d <= 2 * *m2 && q >= smallest * (double)n && q < INFINITY;
+}
+
+/* n / BN_SUB full sub-blocks at a time, CHAINS / NV of them or one: chain i is vector i % NV of sub-block i / NV. */
+#define AT(i) ((i) / NV * BN_SUB + (i) % NV * W)
+#define BEGIN(i) vec s##i = {0}, q##i = {0};
+#define ADD(i)                           \
+    vec d##i = load(x + j + AT(i)) - m;  \
+    s##i += d##i;                        \
+    q##i += d##i * d##i;
+#define FOLD(i)                      \
+    fold_lanes(acc_s, s##i, i % NV); \
+    fold_lanes(acc_q, q##i, i % NV);
+#define SUB_BLOCKS(NAME, n)                                                                  \
+    INLINE void NAME(const T *x, A shift, double *acc_s, double *acc_q)                      \
+    {                                                                                        \
+        const vec m = splat(shift);                                                          \
+        REPEAT(n, BEGIN)                                                                     \
+        _Pragma("GCC unroll 1") for (int64_t j = 0; j < BN_SUB; j += BN_LANES) { REPEAT(n, ADD) } \
+        REPEAT(n, FOLD)                                                                      \
+    }
+SUB_BLOCKS(sub_blocks, CHAINS)
+SUB_BLOCKS(sub_block, NV)
+
+/* A sub-block that is not full. */
+static void last_sub_block(const T *x, int64_t n, A shift, double *acc_s, double *acc_q)
+{
+    A s[BN_LANES] = {0}, q[BN_LANES] = {0};
+    for (int64_t i = 0; i < n; i++) {
+        A d = get(x + i) - shift;
+        s[i % BN_LANES] += d;
+        q[i % BN_LANES] += d * d;
+    }
+    for (int k = 0; k < NV; k++) {
+        fold_lanes(acc_s, load_a(s + k * W), k);
+        fold_lanes(acc_q, load_a(q + k * W), k);
+    }
+}
+
+static int about_shift(const T *x, int64_t n, A shift, double *mean, double *m2)
+{
+    double s[8] = {0}, q[8] = {0};
+    int64_t i = 0;
+    for (; i + CHAINS / NV * BN_SUB <= n; i += CHAINS / NV * BN_SUB) sub_blocks(x + i, shift, s, q);
+    for (; i + BN_SUB <= n; i += BN_SUB) sub_block(x + i, shift, s, q);
+    if (i < n) last_sub_block(x + i, n - i, shift, s, q);
+    return finish(n, shift, total(s), total(q), mean, m2);
+}
+
+/* Two passes in float64 over a block in L1; eight accumulators in place of lanes. */
+static void in_float64(const T *x, int64_t n, double *mean, double *m2)
+{
+    double first = (double)get(x), s[8] = {0}, plain[8] = {0}, e[8] = {0}, q[8] = {0};
+    for (int64_t i = 0; i < n; i++) {
+        plain[i % 8] += (double)get(x + i);
+        s[i % 8] += (double)get(x + i) - first;
+    }
+    double mu = first + total(s) / (double)n;
+    for (int64_t i = 0; i < n; i++) {
+        double d = (double)get(x + i) - mu;
+        e[i % 8] += d;
+        q[i % 8] += d * d;
+    }
+    double rest = total(e) / (double)n;
+    *mean = isfinite(mu) ? mu : total(plain) / (double)n;
+    *m2 = total(q) - rest * rest * (double)n;
+    if (*m2 < 0) *m2 = 0; /* keeps NaN */
+}
+
+/* The block about its own, better known, mean. */
+static void again(const T *x, int64_t n, double *mean, double *m2)
+{
+    int64_t i = 1;
+    while (i < n && get(x + i) == get(x)) i++;
+    if (i == n && isfinite((double)get(x))) {
+        *mean = (double)get(x), *m2 = 0;
+        return;
+    }
+    if (isfinite(*mean) && about_shift(x, n, (A)*mean, mean, m2)) return;
+    in_float64(x, n, mean, m2);
+}
+
+void BN_NAME(stats_cf)(const void *x, int64_t n, double *mean, double *m2)
+{
+    if (!about_shift(x, n, first_shift(x, 1, n), mean, m2)) again(x, n, mean, m2);
+}
+
+INLINE void add_shifted(const T *x, const T *dy, const T *r, const coefs *shift, int flags, vec *s, vec *q)
+{
+    (void)dy, (void)r, (void)flags;
+    vec d = load(x) - shift->mean_hi;
+    *s += d;
+    *q += d * d;
+}
+
+/* The same for up to BN_GROUP channels side by side; a channel that needs it is gathered and summed again. */
+void BN_NAME(stats_cl)(const bn_span *a, double *mean, double *m2, void *scratch)
+{
+    struct columns_scratch z = columns_scratch(scratch);
+    const T *x = a->x;
+    const int64_t w = a->width, n = a->rows;
+    const int flat = is_flat(a);
+    for (int64_t c = 0; c < w; c++) z.coef[c] = first_shift(x + c, a->xs, n);
+    for (int64_t c = w; flat && c < BN_LANES * w; c++) z.coef[c] = z.coef[c - w];
+    columns(add_shifted, a, z.coef, z.cs, flat, 0, z.acc_s, z.acc_q);
+    for (int64_t c = 0; c < w; c++) {
+        double s = column_total(z.acc_s, w, c), q = column_total(z.acc_q, w, c);
+        if (finish(n, z.coef[c], s, q, mean + c, m2 + c)) continue;
+        for (int64_t i = 0; i < n; i++) z.column[i] = x[i * a->xs + c];
+        again(z.column, n, mean + c, m2 + c);
+    }
+}

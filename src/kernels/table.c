@@ -1,0 +1,62 @@
+/* Coefficients from float64 per-channel values, and the table of this (storage type, level).
+ *
+ * Square root and division are exact to half a unit in the last place on every processor, so coefficients are the
+ * same on every level.
+ */
+#include "vec.h"
+
+static void coef_forward(void *coef, int64_t cs, int64_t c, double mean, double var, double eps, double weight, double bias)
+{
+    A *k = (A *)coef + c;
+    double invstd = 1.0 / sqrt(var + eps);
+    A hi = (A)mean;
+    k[BN_MEAN_HI * cs] = hi;
+    k[BN_MEAN_LO * cs] = isfinite(hi) ? (A)(mean - (double)hi) : (A)0;
+    k[BN_SCALE * cs] = (A)(weight * invstd);
+    k[BN_BIAS * cs] = (A)bias;
+    k[BN_INVSTD * cs] = (A)invstd;
+}
+
+static void coef_backward(void *coef, int64_t cs, int64_t c, double mean_dy, double mean_dy_xhat)
+{
+    A *k = (A *)coef + c;
+    k[BN_DY * cs] = (A)mean_dy;
+    k[BN_DY_XHAT * cs] = (A)mean_dy_xhat;
+}
+
+static void coef_tile(void *tile, int64_t ts, const void *coef, int64_t cs, int64_t c, int64_t channels, int64_t repeat,
+                      int64_t times)
+{
+    for (int k = 0; k < BN_NCOEF; k++) {
+        const A *from = (const A *)coef + k * cs + c;
+        A *to = (A *)tile + k * ts;
+        for (int64_t t = 0; t < times; t++)
+            for (int64_t i = 0; i < channels; i++)
+                for (int64_t j = 0; j < repeat; j++) *to++ = from[i];
+    }
+}
+
+void BN_NAME(stats_cf)(const void *, int64_t, double *, double *);
+void BN_NAME(stats_cl)(const bn_span *, double *, double *, void *);
+void BN_NAME(reduce_cf)(const bn_span *, double *, double *);
+void BN_NAME(reduce_cl)(const bn_span *, double *, double *, void *);
+void BN_NAME(apply)(const bn_span *);
+void BN_NAME(input_grad)(const bn_span *);
+void BN_NAME(copy)(const bn_span *);
+void BN_NAME(triad)(const bn_span *);
+
+const bn_kernels BN_NAME(kernels) = {
+    .itemsize = sizeof(T),
+    .arithsize = sizeof(A),
+    .stats_cf = BN_NAME(stats_cf),
+    .stats_cl = BN_NAME(stats_cl),
+    .reduce_cf = BN_NAME(reduce_cf),
+    .reduce_cl = BN_NAME(reduce_cl),
+    .apply = BN_NAME(apply),
+    .input_grad = BN_NAME(input_grad),
+    .coef_forward = coef_forward,
+    .coef_backward = coef_backward,
+    .coef_tile = coef_tile,
+    .copy = BN_NAME(copy),
+    .triad = BN_NAME(triad),
+};

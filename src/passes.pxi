@@ -1,0 +1,252 @@
+# The passes on pieces of an array: the macro-kernels between the drivers (drive.pxi) and the kernels.
+
+cdef enum:
+    STATS = 1    # first pass: mean and M2
+    REDUCE = 2   # first pass: sum dy, sum dy * xhat
+    APPLY = 4    # second pass: y
+    GRAD = 8     # second pass: dx
+
+cdef struct Job:
+    const bn_kernels *kernels
+    bn_shape shape
+    bn_operand x, dy, r, out, out2
+    int layout
+    int passes            # one first pass, one second pass, or both
+    int flags             # BN_RELU, BN_FROZEN, BN_STREAM
+    int threads
+    double eps
+    double divisor        # of the sums in the mean terms of dx
+    bn_vector weight, bias
+    double *mean          # per channel: given, or the result of STATS
+    double *var
+    double *sum_dy        # given, or the result of REDUCE
+    double *sum_dy_xhat
+    int64_t blocks        # blocks of BN_BLOCK elements in a channel
+    int64_t first, last   # the window of channels at work
+    int64_t group         # channels taken together: one tile, one resident set
+    int64_t flat          # width of the shared tile of gapless channels-last rows; 0: none
+    bint resident         # both passes over a group before the next group
+    bint tiled            # coefficients spread over several short rows at a time
+    char *coef            # BN_NCOEF rows of cs elements
+    int64_t cs
+    char *flat_tile
+    double *part_a        # the blocks' results
+    double *part_b
+    char *scratch         # of all threads
+    int64_t scratch_bytes
+    int64_t tile_width
+    int stop
+    double next_poll
+
+
+cdef inline char *thread_scratch(Job *job, int t) noexcept nogil:
+    return job.scratch + t * job.scratch_bytes
+
+
+cdef inline int64_t row_length(Job *job) noexcept nogil:
+    return job.shape.size[job.shape.nd - 1]
+
+
+cdef inline int64_t rows_per_channel(Job *job) noexcept nogil:
+    return job.shape.count // row_length(job)
+
+
+cdef inline int64_t minimum(int64_t a, int64_t b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef inline int64_t maximum(int64_t a, int64_t b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef inline int64_t ceil_div(int64_t a, int64_t b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+# ---- per channel ------------------------------------------------------------------------------------------------
+
+cdef void prepare(Job *job, int64_t c) noexcept nogil:
+    """Coefficients from statistics that are known, and from sums that are given."""
+    if job.passes == STATS:
+        return
+    job.kernels.coef_forward(job.coef, job.cs, c, job.mean[c], job.var[c], job.eps,
+                             bn_get(&job.weight, c, 1.0), bn_get(&job.bias, c, 0.0))
+    if job.passes == GRAD and not job.flags & BN_FROZEN:
+        job.kernels.coef_backward(job.coef, job.cs, c, job.sum_dy[c] / job.divisor, job.sum_dy_xhat[c] / job.divisor)
+
+
+cdef void merge(Job *job, const double *mean, const double *m2, int64_t step, int64_t c) noexcept nogil:
+    """Blocks into a channel: Chan's formula about the first block's mean, so that a constant stays exact."""
+    cdef int64_t k, n, m = job.shape.count
+    cdef double pivot = mean[0], shift = 0, total = 0, plain = 0, d
+    for k in range(job.blocks):
+        n = minimum(BN_BLOCK, m - k * BN_BLOCK)
+        shift += n * (mean[k * step] - pivot)
+        plain += n * mean[k * step]
+    shift /= m
+    for k in range(job.blocks):
+        n = minimum(BN_BLOCK, m - k * BN_BLOCK)
+        d = (mean[k * step] - pivot) - shift
+        total += m2[k * step] + n * (d * d)
+    job.mean[c] = pivot + shift if isfinite(pivot + shift) else plain / m
+    job.var[c] = total / m
+
+
+cdef void conclude(Job *job, const double *a, const double *b, int64_t step, int64_t c) noexcept nogil:
+    """The first pass's results of channel c from those of its blocks, and the second pass's coefficients."""
+    cdef int64_t k
+    if job.passes & STATS:
+        merge(job, a, b, step, c)
+        if job.passes & APPLY:
+            job.kernels.coef_forward(job.coef, job.cs, c, job.mean[c], job.var[c], job.eps,
+                                     bn_get(&job.weight, c, 1.0), bn_get(&job.bias, c, 0.0))
+        return
+    job.sum_dy[c] = job.sum_dy_xhat[c] = 0
+    for k in range(job.blocks):
+        job.sum_dy[c] += a[k * step]
+        job.sum_dy_xhat[c] += b[k * step]
+    if job.passes & GRAD:
+        job.kernels.coef_backward(job.coef, job.cs, c, job.sum_dy[c] / job.divisor, job.sum_dy_xhat[c] / job.divisor)
+
+
+# ---- first pass -------------------------------------------------------------------------------------------------
+
+cdef void first_cf(Job *job, int64_t c, int64_t k, double *a, double *b, char *scratch) noexcept nogil:
+    """Block k of channel c, rows without gaps."""
+    cdef int64_t i = k * BN_BLOCK, n = minimum(BN_BLOCK, job.shape.count - i)
+    cdef int64_t bytes = BN_BLOCK * job.shape.itemsize
+    cdef const char *x = bn_block(&job.shape, &job.x, c, i, n, scratch)
+    cdef bn_span span
+    if job.passes & STATS:
+        job.kernels.stats_cf(x, n, a, b)
+        return
+    memset(&span, 0, sizeof(span))
+    span.x = x
+    span.dy = bn_block(&job.shape, &job.dy, c, i, n, scratch + bytes)
+    if job.r.data != NULL:
+        span.r = bn_block(&job.shape, &job.r, c, i, n, scratch + 2 * bytes)
+    span.width = n
+    span.coef = job.coef + c * job.kernels.arithsize
+    span.cs = job.cs
+    span.flags = job.flags
+    job.kernels.reduce_cf(&span, a, b)
+
+
+cdef const char *rows_in_place(Job *job, bn_operand *operand, int64_t c, int64_t i, int64_t n, int64_t width, char *buffer,
+                               int64_t *step) noexcept nogil:
+    """`width` channels of elements i .. i+n-1: in place at one distance, or copied when they cross a gap."""
+    cdef int64_t item = job.shape.itemsize, k
+    if bn_run(&job.shape, i, n) == n:
+        step[0] = operand.stride[job.shape.nd - 1] // item
+        return bn_at(&job.shape, operand, c, i)
+    step[0] = width
+    for k in range(n):
+        memcpy(buffer + k * width * item, bn_at(&job.shape, operand, c, i + k), width * item)
+    return buffer
+
+
+cdef void first_cl(Job *job, int64_t c, int64_t width, int64_t k, double *a, double *b, char *scratch) noexcept nogil:
+    """Block k of channels c .. c+width-1, channels without gaps."""
+    cdef int64_t i = k * BN_BLOCK, n = minimum(BN_BLOCK, job.shape.count - i)
+    cdef int64_t bytes = BN_BLOCK * BN_GROUP * job.shape.itemsize
+    cdef char *buffer = scratch + BN_COLUMNS_SCRATCH
+    cdef bn_span span
+    memset(&span, 0, sizeof(span))
+    span.x = rows_in_place(job, &job.x, c, i, n, width, buffer, &span.xs)
+    span.rows = n
+    span.width = width
+    if job.passes & STATS:
+        job.kernels.stats_cl(&span, a, b, scratch)
+        return
+    span.dy = rows_in_place(job, &job.dy, c, i, n, width, buffer + bytes, &span.dys)
+    if job.r.data != NULL:
+        span.r = rows_in_place(job, &job.r, c, i, n, width, buffer + 2 * bytes, &span.rs)
+    span.coef = job.coef + c * job.kernels.arithsize
+    span.cs = job.cs
+    span.flags = job.flags
+    job.kernels.reduce_cl(&span, a, b, scratch)
+
+
+# ---- second pass ------------------------------------------------------------------------------------------------
+
+cdef enum:
+    GAPLESS = -1  # in place of an axis: rows follow one another
+
+
+cdef inline int64_t row_step(Job *job, bn_operand *operand, int axis) noexcept nogil:
+    return job.flat if axis == GAPLESS else operand.stride[axis] // job.shape.itemsize
+
+
+cdef void second(Job *job, int64_t c, int64_t i, int64_t rows, int64_t width, int axis, const char *coef, int64_t cs,
+                 int flags, int64_t prefetch) noexcept nogil:
+    """One span from element i of channel c on, its rows one step apart along the sequence's axis `axis`."""
+    cdef bn_span span
+    memset(&span, 0, sizeof(span))
+    if job.x.data != NULL:
+        span.x = bn_at(&job.shape, &job.x, c, i)
+        span.xs = row_step(job, &job.x, axis)
+    if job.dy.data != NULL:
+        span.dy = bn_at(&job.shape, &job.dy, c, i)
+        span.dys = row_step(job, &job.dy, axis)
+    if job.r.data != NULL:
+        span.r = bn_at(&job.shape, &job.r, c, i)
+        span.rs = row_step(job, &job.r, axis)
+    span.out = bn_at(&job.shape, &job.out, c, i)
+    span.outs = row_step(job, &job.out, axis)
+    if job.out2.data != NULL:
+        span.out2 = bn_at(&job.shape, &job.out2, c, i)
+        span.out2s = row_step(job, &job.out2, axis)
+    span.rows = rows
+    span.width = width
+    span.coef = coef
+    span.cs = cs
+    span.flags = flags
+    span.prefetch = prefetch
+    if job.passes & APPLY:
+        job.kernels.apply(&span)
+    else:
+        job.kernels.input_grad(&span)
+
+
+cdef void second_rows(Job *job, int64_t c, int64_t q0, int64_t q1, int64_t width, const char *coef, int64_t cs,
+                      int flags, int64_t prefetch) noexcept nogil:
+    """Whole rows q0 .. q1-1 of the sequence, as few spans as the outer axes allow."""
+    cdef int64_t r = row_length(job), n
+    cdef int outer = job.shape.nd - 2
+    while q0 < q1:
+        n = 1 if outer < 0 else minimum(q1 - q0, job.shape.size[outer] - q0 % job.shape.size[outer])
+        second(job, c, q0 * r, n, width, maximum(outer, 0), coef, cs, flags, prefetch)
+        q0 += n
+
+
+cdef void second_group(Job *job, int64_t c0, int64_t c1, int64_t q0, int64_t q1, char *tile, int64_t prefetch) noexcept nogil:
+    """Rows q0 .. q1-1 of channels c0 .. c1-1, rows without gaps."""
+    cdef int64_t r = row_length(job), item = job.kernels.arithsize, c
+    if job.tiled:
+        job.kernels.coef_tile(tile, job.tile_width, job.coef, job.cs, c0, c1 - c0, r, 1)
+        second_rows(job, c0, q0, q1, (c1 - c0) * r, tile, job.tile_width, job.flags | BN_TILE, prefetch)
+        return
+    for c in range(c0, c1):
+        second_rows(job, c, q0, q1, r, job.coef + c * item, job.cs, job.flags, prefetch)
+
+
+cdef void second_cl(Job *job, int64_t i, int64_t end) noexcept nogil:
+    """Elements i .. end-1 of all channels, channels without gaps."""
+    cdef int64_t channels = job.shape.channels, item = job.kernels.arithsize, n, whole, c, width
+    cdef int axis = job.shape.nd - 1
+    cdef int64_t per_tile = job.flat // channels
+    while i < end:
+        n = bn_run(&job.shape, i, end - i)
+        if job.flat:
+            whole = n // per_tile
+            second(job, 0, i, whole, job.flat, GAPLESS, job.flat_tile, job.tile_width, job.flags | BN_TILE, 0)
+            if n % per_tile:
+                second(job, 0, i + whole * per_tile, 1, n % per_tile * channels, GAPLESS, job.flat_tile, job.tile_width,
+                       job.flags | BN_TILE, 0)
+        else:
+            c = 0
+            while c < channels:  # at most 1024 columns, so that their coefficients stay in L1
+                width = minimum(1024, channels - c)
+                second(job, c, i, n, width, axis, job.coef + c * item, job.cs, job.flags | BN_TILE, 0)
+                c += width
+        i += n

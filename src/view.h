@@ -1,0 +1,66 @@
+/* Arrays as drivers see them: channels, and the other axes as one sequence in logical order. No Python here. */
+#ifndef BN_VIEW_H
+#define BN_VIEW_H
+
+#include <stdint.h>
+
+#define BN_MAXDIM 8
+#define BN_MAXOPERAND 5
+
+enum { BN_NONE, BN_CHANNELS_FIRST, BN_CHANNELS_LAST };
+
+typedef struct bn_shape {
+    int nd;                  /* axes of the sequence after collapsing, at least 1 */
+    int64_t size[BN_MAXDIM]; /* their lengths; the last one is a "row" */
+    int64_t channels, count; /* count: elements of the sequence */
+    int itemsize;
+} bn_shape;
+
+typedef struct bn_operand {
+    char *data; /* NULL: not given */
+    int64_t cstride, stride[BN_MAXDIM]; /* bytes */
+} bn_operand;
+
+/* A vector of one number for each channel, as the user gave it. */
+typedef struct bn_vector {
+    const char *data; /* NULL: not given */
+    int64_t stride;   /* bytes */
+    int is_double;
+} bn_vector;
+
+/* Collapse the axes other than `axis` that are adjacent in every operand. 0 when too many are left. */
+int bn_collapse(bn_shape *shape, int ndim, const int64_t *sizes, int axis, int itemsize, bn_operand *const *operands,
+                const int64_t *const *strides, int count);
+
+/* The layout all operands share: rows without gaps, or channels without gaps; BN_NONE if neither. */
+int bn_layout(const bn_shape *shape, bn_operand *const *operands, int count);
+
+/* Element i of the sequence, channel c. */
+char *bn_at(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t i);
+
+/* Elements i .. i+n-1 of channel c as adjacent memory: in place when they lie in one row, else copied to buffer. */
+const char *bn_block(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t i, int64_t n, char *buffer);
+
+/* Steps of element i's run: elements from i on that lie at equal distance (the rest of the last axis), at most `most`. */
+int64_t bn_run(const bn_shape *shape, int64_t i, int64_t most);
+
+double bn_get(const bn_vector *v, int64_t c, double missing);
+
+/* Bytes of the second-level cache of one core, kept within what is believable. */
+int64_t bn_cache_bytes(void);
+
+/* Makes non-temporal stores visible to other threads. */
+void bn_store_fence(void);
+
+/* A flag that threads may raise and read at any time. */
+void bn_raise(int *flag);
+int bn_raised(const int *flag);
+
+/* Seconds on a monotonic clock. */
+double bn_now(void);
+
+/* 1 in a child process that was forked after this module was loaded. */
+int bn_forked(void);
+void bn_watch_fork(void);
+
+#endif

@@ -1,0 +1,64 @@
+"""What all tests share: they test the installed package, draw the same examples in each run, and name what they skip."""
+
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+
+# `python -m pytest` puts the repository's root first on the path, where the folder bnkern/ has no compiled module.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != TESTS.parent]
+sys.path.insert(0, str(TESTS))  # oracle, compare, cases, support
+
+try:
+    import bnkern._cpu
+except ImportError as error:
+    raise pytest.UsageError(
+        f"the tests need the installed package, compiled module included; got: {error}.\n"
+        "Install it first, from the root of the repository: python -m pip install '.[test]'"
+    ) from error
+
+import support
+
+# Deterministic by default; HYPOTHESIS_PROFILE=explore draws new examples each time, and many more.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=60)
+hypothesis.settings.register_profile("explore", deadline=None, database=None, max_examples=2000, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def python(tmp_path):
+    """`support.run_python` in an empty directory."""
+
+    def run(code, *args, **options):
+        return support.run_python(code, *args, cwd=tmp_path, **options)
+
+    return run
+
+
+@pytest.fixture(params=support.LEVEL_FLAGS)
+def level(request):
+    """Each level's name; skipped by name where the processor lacks it."""
+    if request.param not in support.processor_levels():
+        pytest.skip(f"this processor has no {request.param}")
+    return request.param
+
+
+@pytest.fixture
+def no_float_errors():
+    """Every floating-point signal of NumPy is an error, as under np.seterr(all="raise")."""
+    with np.errstate(all="raise"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards():
+    """A test that sets the thread count and fails must not change the next one."""
+    before = bnkern.get_num_threads()
+    yield
+    if bnkern.get_num_threads() != before:
+        bnkern.set_num_threads(before)

@@ -1,0 +1,108 @@
+"""Calls every compiled entry point with whatever comes to mind: each call returns or raises, none may crash.
+
+Run as a program, in a process of its own: `python fuzz_entry_points.py SEED`. Half of the calls are good ones with one or
+two arguments replaced, which reach further in; the other half are odd from end to end.
+"""
+
+import inspect
+import random
+import sys
+
+import numpy as np
+
+from bnkern import _cpu
+
+SHAPE = (3, 5, 4)
+
+
+def good_values(rng):
+    """A value for each parameter name that makes a call succeed."""
+    values = {name: rng.standard_normal(SHAPE).astype(np.float32) for name in ("x", "dy", "y", "residual", "out", "out2")}
+    values |= {name: rng.uniform(1, 2, 5) for name in ("mean", "var", "weight", "bias", "sum_dy", "sum_dy_xhat")}
+    return values | {"axis": 1, "eps": 1e-5, "relu": True, "frozen": False, "threads": 2, "count": 12.0, "op": "train"}
+
+
+def odd_values(rng):
+    """Wrong types, wrong shapes, wrong memory."""
+    a, big = rng.standard_normal(SHAPE).astype(np.float32), rng.standard_normal((70, 65, 9)).astype(np.float64)
+    raw = np.zeros(a.nbytes + 1, np.uint8)[1:]
+    strided = np.lib.stride_tricks.as_strided
+    return [
+        None, True, 0, -1, 1, 2, -7, 2**31, -(2**31), 2**63, 2**64, 1.5, float("nan"), float("inf"), -0.0, "x", b"x", "", [],
+        (), {}, object(), int, len, slice(None), memoryview(b"abcd"), range(5), np.float32(1), np.int64(3),
+        *(np.ones(SHAPE, t) for t in ("i1", "i8", "f2", "g", "c8", "?", "O", "U3", "S3", "M8[s]", "V8", "f8", ">f4", ">f8")),
+        np.float32(a[0, 0, 0]), np.array(1.0), np.array(None), np.ones(5), np.ones(5, "f4"), np.ones(5, ">f8"), np.ones(4),
+        np.ones(6), np.ones(1), np.ones(0), np.ones((5, 1)), np.ones((0, 5, 4), "f4"), np.ones((3, 0, 4), "f4"),
+        np.ones((1,) * 32), np.ones((2,) * 14, "f4"), np.ones((3, 5), "f4"), np.ones((3, 5, 4, 1), "f4"), np.ones((1, 1), "f4"),
+        a[::-1], a[:, ::2], a.T, a[:, :, ::-1], a[..., None], big, big[::2, ::-3], np.asfortranarray(big), big.T, big[:, :5],
+        raw.view("f4").reshape(SHAPE), strided(a, SHAPE, (0, 0, 0)), strided(a, SHAPE, (4, 4, 4)), np.broadcast_to(a[:1], SHAPE),
+        strided(big, (5,), (3 * 8,)), np.zeros(5, [("a", "u1"), ("b", "f8")])["b"], np.zeros(SHAPE, [("a", "u1"), ("b", "f4")])["b"],
+        np.ma.masked_array(a), np.asmatrix(np.ones((3, 5))), a.astype("f8"), np.ones((5, 5, 5), "f4"),
+    ]  # fmt: skip
+
+
+def arguments(function, values, rng):
+    """Positional and keyword arguments by the signature, or None where it has none."""
+    positional, keyword = [], {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        value = values.get(name, rng.choice([None, 0, 1.0, "x"]))
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            keyword[name] = value
+        else:
+            positional.append(value)
+    return positional, keyword
+
+
+def attack(name, function, seed, calls=1500):
+    """Returns how many calls succeeded and how many raised."""
+    choose, rng = random.Random(f"{seed} {name}"), np.random.default_rng(seed)
+    succeeded = raised = 0
+    odd = odd_values(rng)
+    for k in range(calls):
+        values = good_values(rng)
+        names = list(inspect.signature(function).parameters)
+        replaced = choose.sample(names, min(len(names), choose.choice([0, 1, 1, 1, 2, 2, 3]) if k % 2 else len(names)))
+        values |= {n: choose.choice(odd) for n in replaced}
+        if k % 97 == 0:  # the wrong number of arguments
+            values, positional, keyword = {}, [choose.choice(odd) for _ in range(choose.randrange(20))], {}
+        else:
+            positional, keyword = arguments(function, values, choose)
+        try:
+            function(*positional, **keyword)
+            succeeded += 1
+        except Exception as error:
+            assert not isinstance(error, SystemError), f"{name}: {error}"
+            raised += 1
+    return succeeded, raised
+
+
+def main(seed):
+    np.seterr(all="ignore")
+    found = {name: value for name, value in vars(_cpu).items() if callable(value) and not name.startswith("__")}
+    for name, function in found.items():
+        print(name, end=" ", flush=True)  # the last name printed is the one that crashed
+        if inspect.isclass(function):
+            attack_class(function)
+            print("class")
+        else:
+            print(*attack(name, function, seed), flush=True)
+
+
+def attack_class(cls):
+    """A type that was not meant to be seen: make one and touch all it has."""
+    try:
+        thing = cls.__new__(cls)
+    except TypeError:
+        return
+    for name in dir(thing):
+        value = getattr(thing, name, None)
+        if callable(value) and not name.startswith("__"):
+            for args in ((), (None,), (0, "x")):
+                try:
+                    value(*args)
+                except Exception as error:
+                    assert not isinstance(error, SystemError)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

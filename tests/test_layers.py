@@ -1,0 +1,118 @@
+"""The layers: imports run downwards only, no module needs another to be imported first, and no framework comes along.
+
+.ci/run holds the same order with import-linter; this needs nothing installed.
+"""
+
+import ast
+import importlib.util
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import bnkern
+
+PACKAGE = Path(bnkern.__file__).parent
+# Top to bottom, as meson and design.md draw them. A module may import from lower rows, and within its own row.
+ROWS = [
+    {"__main__", "_cli"},
+    {"demo"},
+    {"__init__"},
+    {"_api"},
+    {"_config"},
+    {"_dispatch"},
+    {"backends"},
+    {"_check", "_check_vectors"},
+    {"_merge", "_fold", "_args"},
+    {"_threads", "_types", "_build", "_cpu"},
+]
+FRAMEWORKS = ["torch", "jax", "cupy", "dask", "matplotlib", "rich", "scipy", "sklearn", "array_api_compat", "tensorflow"]
+
+
+def row(module):
+    """The row of a file of the package, by the first part of its path."""
+    found = [i for i, names in enumerate(ROWS) if module.split(".")[0] in names]
+    assert found, f"{module} is in no row: give it one here and in import-linter's contract"
+    return found[0]
+
+
+def imports_of(path):
+    """Names inside bnkern that a file imports when it is imported (not inside functions, not for type checkers)."""
+    tree = ast.parse(path.read_text())
+    nodes = list(tree.body)
+    for node in tree.body:
+        if isinstance(node, ast.Try):
+            nodes += node.body
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            whole = node.module == "bnkern"
+            names = [f"bnkern.{alias.name}" for alias in node.names] if whole else [node.module]
+        else:
+            continue
+        yield from (name.removeprefix("bnkern.") for name in names if name.startswith("bnkern."))
+
+
+FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def test_there_are_files_to_check():
+    assert len(FILES) > 10
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_run_downwards(file):
+    here = row(file.parts[0].removesuffix(".py"))
+    upwards = [name for name in imports_of(PACKAGE / file) if row(name) < here and row(name) != row("__init__")]
+    assert upwards == []
+
+
+MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "bnkern.") if "demo" not in m.name and "__main__" not in m.name]
+
+
+def test_each_module_can_be_imported_first(python):
+    """In one child with the package's modules dropped in between: no order of imports matters."""
+    code = f"""
+import importlib, sys
+for name in {MODULES!r}:
+    for loaded in [m for m in sys.modules if m.startswith("bnkern") and m != "bnkern._cpu"]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+"""
+    python(code)
+
+
+def test_import_brings_no_framework(python):
+    code = f"""
+import sys
+import numpy
+before = set(sys.modules)
+import bnkern
+found = {{name.split(".")[0] for name in set(sys.modules) - before}} & set({FRAMEWORKS!r})
+assert not found, found
+import numpy as np
+x = np.random.default_rng(0).standard_normal((8, 3, 5))
+y, stats = bnkern.batch_norm_train(x)
+bnkern.batch_norm_backward(x, x, stats)
+found = {{name.split(".")[0] for name in set(sys.modules) - before}} & set({FRAMEWORKS!r})
+assert not found, f"after use: {{found}}"
+"""
+    python(code)
+
+
+@pytest.mark.parametrize("order", ["import torch, bnkern", "import bnkern, torch"])
+def test_any_order_of_imports_with_torch(python, order):
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    code = f"""
+{order}
+import numpy as np
+a = torch.ones(64, 64, 32, 32)
+torch.nn.functional.batch_norm(a, None, None, training=True)
+x = np.random.default_rng(0).standard_normal((64, 64, 32, 32)).astype("f4")
+y, stats = bnkern.batch_norm_train(x)
+torch.nn.functional.batch_norm(a, None, None, training=True)
+assert np.isfinite(y).all()
+"""
+    python(code, timeout=300)

@@ -1,0 +1,129 @@
+"""How many threads: the setting, the context manager, and the four limits from outside, read from made-up places."""
+
+import json
+import os
+import threading
+
+import pytest
+
+import bnkern
+from bnkern import _threads
+
+
+def test_set_and_get():
+    for n in (1, 2, 7, 512):
+        bnkern.set_num_threads(n)
+        assert bnkern.get_num_threads() == n
+
+
+def test_context_manager_restores_even_after_an_error():
+    bnkern.set_num_threads(3)
+    with bnkern.threads(5):
+        assert bnkern.get_num_threads() == 5
+        with bnkern.threads(2):
+            assert bnkern.get_num_threads() == 2
+        assert bnkern.get_num_threads() == 5
+    assert bnkern.get_num_threads() == 3
+    with pytest.raises(KeyError), bnkern.threads(4):
+        raise KeyError
+    assert bnkern.get_num_threads() == 3
+
+
+def test_one_context_entered_twice():
+    bnkern.set_num_threads(3)
+    five = bnkern.threads(5)
+    with five, bnkern.threads(2), five:
+        assert bnkern.get_num_threads() == 5
+    assert bnkern.get_num_threads() == 3
+
+
+def test_a_bad_number_is_refused_before_the_block():
+    bnkern.set_num_threads(3)
+    with pytest.raises(ValueError, match="512"):
+        bnkern.threads(0)
+    assert bnkern.get_num_threads() == 3
+
+
+def test_setting_is_seen_by_other_python_threads():
+    seen = []
+    bnkern.set_num_threads(6)
+    worker = threading.Thread(target=lambda: seen.append(bnkern.get_num_threads()))
+    worker.start()
+    worker.join()
+    assert seen == [6]
+
+
+# ---------------------------------------------------------------- the default
+
+CHILD = "import bnkern, json; from bnkern import _threads; print(json.dumps([bnkern.get_num_threads(), _threads.limits()]))"
+
+
+@pytest.mark.parametrize(
+    ("env", "limit"),
+    [
+        ({}, None),
+        ({"OMP_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": "1,4"}, 1),  # a number for each level of nesting: the outermost counts
+        ({"OMP_NUM_THREADS": " 1 "}, 1),
+        ({"OMP_NUM_THREADS": "99999999999"}, None),
+        ({"OMP_NUM_THREADS": "0"}, None),
+        ({"OMP_NUM_THREADS": "-3"}, None),
+        ({"OMP_NUM_THREADS": "abc"}, None),
+        ({"OMP_NUM_THREADS": ""}, None),
+        ({"OMP_THREAD_LIMIT": "1"}, 1),
+        ({"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "5"}, 1),
+        ({"OMP_THREAD_LIMIT": "abc"}, None),
+    ],
+    ids=lambda v: " ".join(f"{k}={x}" for k, x in v.items()) or "unset" if isinstance(v, dict) else f"limit {v}",
+)
+def test_openmp_variables(python, env, limit):
+    """What sets no limit leaves those of affinity and container."""
+    threads, limits = json.loads(python(CHILD, env=env).stdout)
+    outside = min(n for name, n in limits if n is not None and not name.startswith("OMP"))
+    assert threads == min(outside, limit or outside)
+    assert 1 <= outside <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity on this system")
+def test_affinity(python):
+    assert python(f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})\n{CHILD}").stdout.startswith("[1,")
+
+
+def write(root, files):
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+
+
+QUOTAS = {
+    "v2 two and a half": ("0::/\n", {"cpu.max": "250000 100000\n"}, 3),
+    "v2 half": ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+    "v2 none": ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+    "v2 in a subgroup": ("0::/a/b\n", {"a/b/cpu.max": "400000 100000\n"}, 4),
+    "v2 the least of all above": ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "200000 100000\n"}, 2),
+    "v2 path of the host inside a container": ("0::/docker/abc\n", {"cpu.max": "200000 100000\n"}, 2),
+    "v2 no file": ("0::/\n", {}, None),
+    "v2 nonsense": ("0::/\n", {"cpu.max": "what\n"}, None),
+    "v2 empty": ("0::/\n", {"cpu.max": ""}, None),
+    "v2 period zero": ("0::/\n", {"cpu.max": "100000 0\n"}, None),
+    "v2 beyond every machine": ("0::/\n", {"cpu.max": "99999999999999 1000\n"}, 512),
+    "v1": ("4:cpu,cpuacct:/\n", {"cpu,cpuacct/cpu.cfs_quota_us": "150000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 2),
+    "v1 under cpu": ("4:cpu:/x\n", {"cpu/x/cpu.cfs_quota_us": "300000", "cpu/x/cpu.cfs_period_us": "100000"}, 3),
+    "v1 none": ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    "v1 of another controller": ("4:memory:/\n", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, None),
+    "hybrid": ("4:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+    "no membership": ("", {"cpu.max": "100000 100000\n"}, None),
+    "a path that climbs out": ("0::/../../etc\n", {"cpu.max": "200000 100000\n"}, 2),
+    "a line of nonsense": ("nonsense\n0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+}
+
+
+@pytest.mark.parametrize(("membership", "files", "expected"), QUOTAS.values(), ids=QUOTAS)
+def test_cgroup_quota(tmp_path, membership, files, expected):
+    write(tmp_path / "root", files)
+    (tmp_path / "membership").write_text(membership)
+    assert _threads.cgroup_quota(tmp_path / "membership", tmp_path / "root") == expected
+
+
+def test_cgroup_quota_without_any_such_files(tmp_path):
+    assert _threads.cgroup_quota(tmp_path / "none", tmp_path / "nowhere") is None
