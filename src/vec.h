@@ -56,6 +56,13 @@ typedef int64_t I;
 #define NV 8
 #define CHAINS 8
 #endif
+#if BN_VECTOR_BYTES == 64
+#define ND 1 /* native vectors in eight doubles */
+#elif BN_VECTOR_BYTES == 32
+#define ND 2
+#else
+#define ND 4
+#endif
 #define REPEAT_1(M) M(0)
 #define REPEAT_2(M) REPEAT_1(M) M(1)
 #define REPEAT_4(M) REPEAT_2(M) M(2) M(3)
@@ -85,6 +92,12 @@ INLINE vec load_a(const A *p)
 INLINE void store_a(A *p, vec v) { memcpy(p, &v, sizeof v); }
 
 INLINE vec load(const T *p) { return load_a(p); }
+INLINE half load_half(const T *p)
+{
+    half v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 INLINE void store(T *p, vec v) { store_a(p, v); }
 INLINE A get(const T *p) { return *p; }
 #define STORE_BYTES BN_VECTOR_BYTES

@@ -6,7 +6,7 @@
  * and 1 product for each element; lanes in the arithmetic type, sub-blocks in float64 (bn.h).
  * The shift is the mean of the block's first eight elements, so |S / n| is a fraction of the standard deviation unless
  * the block is unlike its beginning. Where M2 would lose digits (S^2/n > 2 M2), or squares left the range of the
- * arithmetic type, the block, still in L1, is summed again about its mean, and if that fails too, in float64.
+ * arithmetic type, the block, still in L1, is summed again in float64, about the mean just found.
  * A constant block gives exactly its value and 0.
  */
 #include "columns.h"
@@ -75,37 +75,49 @@ static int about_shift(const T *x, int64_t n, A shift, double *mean, double *m2)
     return finish(n, shift, total(s), total(q), mean, m2);
 }
 
-/* Two passes in float64 over a block in L1; eight accumulators in place of lanes. */
-static void in_float64(const T *x, int64_t n, double *mean, double *m2)
+#define WIDE_BEGIN(k) vecd s##k = {0}, q##k = {0};
+#define WIDE_ADD(k)                                       \
+    vecd d##k = widen(load_half(x + i + k * WD)) - m;     \
+    s##k += d##k;                                         \
+    q##k += d##k * d##k;
+#define WIDE_END(k)                        \
+    memcpy(s + k * WD, &s##k, sizeof s##k); \
+    memcpy(q + k * WD, &q##k, sizeof q##k);
+
+/* The same in float64 about `shift`: element i belongs to accumulator i % 8. */
+static void in_float64(const T *x, int64_t n, double shift, double *mean, double *m2)
 {
-    double first = (double)get(x), s[8] = {0}, plain[8] = {0}, e[8] = {0}, q[8] = {0};
-    for (int64_t i = 0; i < n; i++) {
-        plain[i % 8] += (double)get(x + i);
-        s[i % 8] += (double)get(x + i) - first;
+    double s[8], q[8];
+    int64_t i = 0;
+    const vecd m = shift - (vecd){0};
+    REPEAT(ND, WIDE_BEGIN)
+    for (; i + 8 <= n; i += 8) { REPEAT(ND, WIDE_ADD) }
+    REPEAT(ND, WIDE_END)
+    for (int k = 0; i + k < n; k++) {
+        double d = (double)get(x + i + k) - shift;
+        s[k] += d;
+        q[k] += d * d;
     }
-    double mu = first + total(s) / (double)n;
-    for (int64_t i = 0; i < n; i++) {
-        double d = (double)get(x + i) - mu;
-        e[i % 8] += d;
-        q[i % 8] += d * d;
-    }
-    double rest = total(e) / (double)n;
-    *mean = isfinite(mu) ? mu : total(plain) / (double)n;
-    *m2 = total(q) - rest * rest * (double)n;
-    if (*m2 < 0) *m2 = 0; /* keeps NaN */
+    double d = total(s) / (double)n;
+    *mean = shift + d;
+    *m2 = total(q) - total(s) * d;
 }
 
 /* The block about its own, better known, mean. */
 static void again(const T *x, int64_t n, double *mean, double *m2)
 {
-    int64_t i = 1;
-    while (i < n && get(x + i) == get(x)) i++;
-    if (i == n && isfinite((double)get(x))) {
+    if (!memcmp(x, x + 1, (n - 1) * sizeof(T)) && isfinite((double)get(x))) {
         *mean = (double)get(x), *m2 = 0;
         return;
     }
-    if (isfinite(*mean) && about_shift(x, n, (A)*mean, mean, m2)) return;
-    in_float64(x, n, mean, m2);
+    if (!isfinite(*mean)) in_float64(x, n, (double)get(x), mean, m2);
+    in_float64(x, n, *mean, mean, m2);
+    if (!isfinite(*mean)) { /* Inf and NaN as a plain sum has them */
+        *mean = 0;
+        for (int64_t i = 0; i < n; i++) *mean += (double)get(x + i);
+        *mean /= (double)n;
+    }
+    if (*m2 < 0) *m2 = 0; /* keeps NaN */
 }
 
 void BN_NAME(stats_cf)(const void *x, int64_t n, double *mean, double *m2)
