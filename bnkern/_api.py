@@ -109,9 +109,8 @@ def batch_norm_train(
     backend = backend_for(p, x)
     y, mean, var = backend.train(p, x, weight, bias, residual, out)
     if running_mean is not None and running_var is not None and p.count:
-        running_value = _merge.corrected(var, p.count, correction)
         backend.update_running(running_mean, mean, factor)
-        backend.update_running(running_var, running_value, factor)
+        backend.update_running(running_var, var, factor, p.count / (p.count - correction))
     return y, BatchStats(mean, var, p.count)
 
 

@@ -21,6 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "info": Command("bnkern._config", "what this copy is: build, instruction set, threads, packages"),
     "demo": Command("bnkern.demo.command", "train a network with batch normalisation and without"),
+    "bench": Command("bnkern._bench", "how near this machine's limit each operation comes"),
 }
 
 

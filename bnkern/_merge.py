@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import bnkern._cpu as _cpu
 from bnkern._args import namespace, native, widest
 from bnkern._types import Array, BatchStats
 
@@ -73,9 +74,11 @@ def narrowed(dtype: Any, *vectors: Array | None) -> list[Array | None]:
     dtype = native(dtype)
     if all(v is None or v.dtype == dtype for v in vectors):
         return list(vectors)
-    with np.errstate(all="ignore"):
-        return [v if v is None else _as(v, dtype) for v in vectors]
+    return [v if v is None else _as(v, dtype) for v in vectors]
 
 
 def _as(v: Array, dtype: Any) -> Array:
-    return v.astype(dtype) if isinstance(v, np.ndarray) else namespace(v).astype(v, dtype)
+    if type(v) is np.ndarray and dtype == np.float32 and v.dtype == np.float64:
+        return _cpu.narrow(v)
+    with np.errstate(all="ignore"):
+        return v.astype(dtype) if isinstance(v, np.ndarray) else namespace(v).astype(v, dtype)

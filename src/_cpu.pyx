@@ -26,13 +26,16 @@ cdef extern from "stdlib.h" nogil:
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
 
-include "passes.pxi"
-include "drive.pxi"
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void *dtype, int subok)
 
 
 # ---- levels -----------------------------------------------------------------------------------------------------
 
 cdef int chosen_level = -1
+cdef int64_t cache_bytes = bn_cache_bytes()  # asked once: in a virtual machine each CPUID costs microseconds
+cdef const bn_kernels *table_f32 = NULL
+cdef const bn_kernels *table_f64 = NULL
 
 
 def levels():
@@ -63,7 +66,7 @@ cdef extern from *:
 
 def _choose_level():
     """The highest level, or the one that BNKERN_CPU names."""
-    global chosen_level
+    global chosen_level, table_f32, table_f64
     wanted = os.environ.get("BNKERN_CPU", "")
     built = [bn_level_name(i).decode() for i in range(bn_level_count())]
     found = levels()
@@ -74,23 +77,26 @@ def _choose_level():
     if wanted and wanted not in found:
         raise ImportError(f"BNKERN_CPU: expected a level that this processor has ({', '.join(found)}), got {wanted!r}")
     chosen_level = built.index(wanted or found[len(found) - 1])
+    table_f32 = bn_table("f32", chosen_level)
+    table_f64 = bn_table("f64", chosen_level)
 
 
 _choose_level()
 bn_watch_fork()
 
+include "passes.pxi"
+include "drive.pxi"
+
 
 # ---- from Python objects to a Job -------------------------------------------------------------------------------
 
 cdef const bn_kernels *table_of(cnp.ndarray x) except NULL:
-    cdef const bn_kernels *kernels = NULL
-    if x.descr.type_num == cnp.NPY_FLOAT32:
-        kernels = bn_table("f32", chosen_level)
-    elif x.descr.type_num == cnp.NPY_FLOAT64:
-        kernels = bn_table("f64", chosen_level)
-    if kernels == NULL:
-        raise TypeError(f"x: expected float32 or float64, got {x.dtype}")
-    return kernels
+    cdef int kind = cnp.PyArray_TYPE(x)
+    if kind == cnp.NPY_FLOAT32:
+        return table_f32
+    if kind == cnp.NPY_FLOAT64:
+        return table_f64
+    raise TypeError(f"x: expected float32 or float64, got {x.dtype}")
 
 
 cdef bint plain(cnp.ndarray a):
@@ -129,7 +135,7 @@ cdef class Call:
             if not -a.ndim <= self.axis < a.ndim:
                 raise ValueError(f"axis: expected a channel axis of {a.ndim} axes, got {self.axis}")
             self.axis %= a.ndim
-        elif a.descr.type_num != self.first.descr.type_num:
+        elif cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(self.first):
             raise TypeError(f"{name}: expected dtype {self.first.dtype}, got {a.dtype}")
         elif a.ndim != self.first.ndim or memcmp(a.shape, self.first.shape, a.ndim * sizeof(cnp.npy_intp)) != 0:
             raise ValueError(f"{name}: expected shape {(<object> self.first).shape}, got {array.shape}")
@@ -144,8 +150,20 @@ cdef class Call:
         self.keep.append(a)
         return 0
 
+    cdef object output(self, object given, bn_operand *operand, str name):
+        """A result: what the user gave, or a new array in the first one's memory order."""
+        cdef cnp.ndarray a
+        if given is not None:
+            self.add(given, operand, True, name)
+            return given
+        if not self.fits:
+            return None
+        a = PyArray_NewLikeArray(self.first, cnp.NPY_KEEPORDER, NULL, 0)
+        self.add(a, operand, True, name)
+        return a
+
     cdef int vector(self, object given, bn_vector *v, str name) except -1:
-        """weight or bias: read in place in float32 and float64, else through a float64 copy."""
+        """One number per channel: read in place in float32 and float64, else through a float64 copy."""
         cdef cnp.ndarray a
         if given is None:
             return 0
@@ -154,30 +172,23 @@ cdef class Call:
         a = given
         if a.ndim != 1 or a.shape[0] != self.first.shape[self.axis]:
             raise ValueError(f"{name}: expected shape ({self.first.shape[self.axis]},), got {given.shape}")
-        if not (plain(a) and (a.descr.type_num == cnp.NPY_FLOAT32 or a.descr.type_num == cnp.NPY_FLOAT64)):
+        if not (plain(a) and cnp.PyArray_TYPE(a) in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)):
+            if given.dtype.kind != "f" and given.dtype.name != "bfloat16":
+                raise TypeError(f"{name}: expected a real floating dtype, got {given.dtype}")
             a = cnp.PyArray_FROMANY(given, cnp.NPY_FLOAT64, 1, 1, cnp.NPY_ARRAY_CARRAY | cnp.NPY_ARRAY_FORCECAST)
         v.data = a.data
         v.stride = a.strides[0]
-        v.is_double = a.descr.type_num == cnp.NPY_FLOAT64
+        v.is_double = cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT64
         self.keep.append(a)
         return 0
 
-    cdef double *doubles(self, object given, str name) except NULL:
-        """Statistics or sums as adjacent float64; a new array of them where nothing is given."""
+    cdef object doubles(self, double **place):
+        """A new float64 vector for a result."""
         cdef cnp.npy_intp channels = self.first.shape[self.axis]
-        cdef cnp.ndarray a
-        if given is None:
-            a = cnp.PyArray_ZEROS(1, &channels, cnp.NPY_FLOAT64, 0)
-        else:
-            if not isinstance(given, cnp.ndarray):
-                raise TypeError(f"{name}: expected a NumPy array, got {type(given).__name__}")
-            if (<cnp.ndarray> given).descr.kind != c"f":
-                raise TypeError(f"{name}: expected a real floating dtype, got {given.dtype}")
-            a = cnp.PyArray_FROMANY(given, cnp.NPY_FLOAT64, 1, 1, cnp.NPY_ARRAY_CARRAY_RO | cnp.NPY_ARRAY_FORCECAST)
-            if a.shape[0] != channels:
-                raise ValueError(f"{name}: expected shape ({channels},), got {given.shape}")
+        cdef cnp.ndarray a = cnp.PyArray_ZEROS(1, &channels, cnp.NPY_FLOAT64, 0)
+        place[0] = <double *> a.data
         self.keep.append(a)
-        return <double *> a.data
+        return a
 
     cdef bint ready(self, int passes, double eps, bint relu, bint frozen) except -1:
         """Collapse axes and settle the layout; False where the arrays have none in common."""
@@ -223,63 +234,59 @@ cdef int reraise() except -1:
 # ---- entry points -----------------------------------------------------------------------------------------------
 
 def layout(x, int axis):
-    """The layout path of one array: "channels first", "channels last", or None where it must be copied."""
+    """The path that x and a result in its memory order share: "channels first", "channels last", or None."""
     cdef Call call = Call()
     call.axis = axis
-    call.add(x, &call.job.x, False, "x")
+    call.add(required(x, "x"), &call.job.x, False, "x")
+    call.output(None, &call.job.out, "out")
     if not call.ready(STATS, 1.0, False, False):
         return None
     return "channels last" if call.job.layout == BN_CHANNELS_LAST else "channels first"
 
 
-def stats(x, *, int axis, int threads):
+def stats(x, int axis, int threads):
     """(mean, biased variance) in float64, or None."""
     cdef Call call = Call()
     call.axis = axis
-    call.add(x, &call.job.x, False, "x")
+    call.add(required(x, "x"), &call.job.x, False, "x")
     if not call.ready(STATS, 1.0, False, False):
         return None
-    call.job.mean = call.doubles(None, "mean")
-    call.job.var = call.doubles(None, "var")
+    mean, var = call.doubles(&call.job.mean), call.doubles(&call.job.var)
     call.go(threads)
-    return call.keep[1], call.keep[2]
+    return mean, var
 
 
-def train(x, residual, out, weight, bias, *, int axis, double eps, bint relu, int threads):
-    """Writes out; (mean, biased variance) in float64, or None."""
+def train(x, residual, out, weight, bias, int axis, double eps, bint relu, int threads):
+    """(y, mean, biased variance in float64), or None. y is out, or new where out is None."""
     cdef Call call = Call()
     call.axis = axis
-    call.add(x, &call.job.x, False, "x")
+    call.add(required(x, "x"), &call.job.x, False, "x")
     call.add(residual, &call.job.r, False, "residual")
-    call.add(required(out, "out"), &call.job.out, True, "out")
+    y = call.output(out, &call.job.out, "out")
     if not call.ready(STATS | APPLY, eps, relu, False):
         return None
     call.vector(weight, &call.job.weight, "weight")
     call.vector(bias, &call.job.bias, "bias")
-    call.job.mean = call.doubles(None, "mean")
-    call.job.var = call.doubles(None, "var")
+    mean, var = call.doubles(&call.job.mean), call.doubles(&call.job.var)
     call.go(threads)
-    return call.keep[len(call.keep) - 2], call.keep[len(call.keep) - 1]
+    return y, mean, var
 
 
-def inference(x, residual, out, mean, var, weight, bias, *, int axis, double eps, bint relu, int threads):
-    """Writes out and returns True, or None."""
+def inference(x, residual, out, mean, var, weight, bias, int axis, double eps, bint relu, int threads):
+    """y, or None."""
     cdef Call call = Call()
     call.axis = axis
-    call.add(x, &call.job.x, False, "x")
+    call.add(required(x, "x"), &call.job.x, False, "x")
     call.add(residual, &call.job.r, False, "residual")
-    call.add(required(out, "out"), &call.job.out, True, "out")
+    y = call.output(out, &call.job.out, "out")
     if not call.ready(APPLY, eps, relu, False):
         return None
-    call.vector(weight, &call.job.weight, "weight")
-    call.vector(bias, &call.job.bias, "bias")
-    call.job.mean = call.doubles(required(mean, "mean"), "mean")
-    call.job.var = call.doubles(required(var, "var"), "var")
+    given(call, mean, var, weight, bias)
     call.go(threads)
-    return True
+    return y
 
 
-def reduce(dy, x, y, mean, var, weight, bias, *, int axis, double eps, bint relu, int threads):
+def reduce(dy, x, y, mean, var, weight, bias, int axis, double eps, bint relu, int threads):
     """(sum dy, sum dy * xhat) in float64, or None."""
     cdef Call call = Call()
     call.axis = axis
@@ -289,52 +296,93 @@ def reduce(dy, x, y, mean, var, weight, bias, *, int axis, double eps, bint relu
     if not call.ready(REDUCE, eps, relu, False):
         return None
     given(call, mean, var, weight, bias)
-    call.job.sum_dy = call.doubles(None, "sum_dy")
-    call.job.sum_dy_xhat = call.doubles(None, "sum_dy_xhat")
+    sum_dy, sum_dy_xhat = call.doubles(&call.job.sum_dy), call.doubles(&call.job.sum_dy_xhat)
     call.go(threads)
-    return call.keep[len(call.keep) - 2], call.keep[len(call.keep) - 1]
+    return sum_dy, sum_dy_xhat
 
 
-def input_grad(dy, x, y, out, out2, mean, var, weight, bias, sum_dy, sum_dy_xhat, *, double count, int axis, double eps,
-               bint relu, bint frozen, int threads):
-    """Writes out (dx) and, if given, out2 (the residual's gradient) and returns True, or None."""
+def input_grad(dy, x, y, out, out2, mean, var, weight, bias, sum_dy, sum_dy_xhat, double count, bint frozen,
+               bint want_dresidual, int axis, double eps, bint relu, int threads):
+    """(dx, the residual's gradient if wanted and relu, else None), or None."""
     cdef Call call = Call()
     cdef bint reads_x = not frozen or (relu and y is None)
     call.axis = axis
     call.add(required(dy, "dy"), &call.job.dy, False, "dy")
     call.add(required(x, "x") if reads_x else None, &call.job.x, False, "x")
     call.add(y if relu else None, &call.job.r, False, "y")
-    call.add(required(out, "out"), &call.job.out, True, "out")
-    call.add(out2, &call.job.out2, True, "out2")
+    dx = call.output(out, &call.job.out, "out")
+    dresidual = call.output(out2, &call.job.out2, "out2") if want_dresidual and relu else None
     if not call.ready(GRAD, eps, relu, frozen):
         return None
     given(call, mean, var, weight, bias)
     if not frozen:
-        call.job.sum_dy = call.doubles(required(sum_dy, "sum_dy"), "sum_dy")
-        call.job.sum_dy_xhat = call.doubles(required(sum_dy_xhat, "sum_dy_xhat"), "sum_dy_xhat")
+        call.vector(required(sum_dy, "sum_dy"), &call.job.given_dy, "sum_dy")
+        call.vector(required(sum_dy_xhat, "sum_dy_xhat"), &call.job.given_dy_xhat, "sum_dy_xhat")
     call.job.divisor = count
     call.go(threads)
-    return True
+    return dx, dresidual
 
 
-def backward(dy, x, y, out, out2, mean, var, weight, bias, *, double count, int axis, double eps, bint relu, bint frozen,
-             int threads):
-    """Both passes: writes out (dx) and out2, returns (sum dy, sum dy * xhat) in float64, or None."""
+def backward(dy, x, y, out, out2, mean, var, weight, bias, double count, bint frozen, bint want_dresidual, int axis,
+             double eps, bint relu, int threads):
+    """Both passes: (dx, sum dy, sum dy * xhat, the residual's gradient or None), or None."""
     cdef Call call = Call()
     call.axis = axis
     call.add(required(x, "x"), &call.job.x, False, "x")
     call.add(required(dy, "dy"), &call.job.dy, False, "dy")
     call.add(y if relu else None, &call.job.r, False, "y")
-    call.add(required(out, "out"), &call.job.out, True, "out")
-    call.add(out2, &call.job.out2, True, "out2")
+    dx = call.output(out, &call.job.out, "out")
+    dresidual = call.output(out2, &call.job.out2, "out2") if want_dresidual and relu else None
     if not call.ready(REDUCE | GRAD, eps, relu, frozen):
         return None
     given(call, mean, var, weight, bias)
-    call.job.sum_dy = call.doubles(None, "sum_dy")
-    call.job.sum_dy_xhat = call.doubles(None, "sum_dy_xhat")
+    sum_dy, sum_dy_xhat = call.doubles(&call.job.sum_dy), call.doubles(&call.job.sum_dy_xhat)
     call.job.divisor = count
     call.go(threads)
-    return call.keep[len(call.keep) - 2], call.keep[len(call.keep) - 1]
+    return dx, sum_dy, sum_dy_xhat, dresidual
+
+
+def blend(running, value, double momentum, double scale):
+    """running = (1 - momentum) * running + momentum * (value * scale) in float64, in place; False: does not fit."""
+    cdef cnp.ndarray r, v
+    cdef int64_t c
+    cdef double new
+    if not (isinstance(running, cnp.ndarray) and isinstance(value, cnp.ndarray)):
+        raise TypeError(f"running: expected NumPy arrays, got {type(running).__name__} and {type(value).__name__}")
+    r, v = running, value
+    if r.ndim != 1 or v.ndim != 1 or r.shape[0] != v.shape[0]:
+        raise ValueError(f"running: expected the shape of value, {value.shape}, got {running.shape}")
+    if not cnp.PyArray_ISWRITEABLE(r):
+        raise ValueError("running: expected a writeable array, got a read-only one; see bnkern.update_running")
+    if cnp.PyArray_TYPE(v) != cnp.NPY_FLOAT64 or not plain(v) or not plain(r):
+        return False
+    if cnp.PyArray_TYPE(r) == cnp.NPY_FLOAT64:
+        for c in range(r.shape[0]):
+            new = momentum * ((<double *> (v.data + c * v.strides[0]))[0] * scale)
+            (<double *> (r.data + c * r.strides[0]))[0] = (1.0 - momentum) * (<double *> (r.data + c * r.strides[0]))[0] + new
+        return True
+    if cnp.PyArray_TYPE(r) == cnp.NPY_FLOAT32:
+        for c in range(r.shape[0]):
+            new = momentum * ((<double *> (v.data + c * v.strides[0]))[0] * scale)
+            (<float *> (r.data + c * r.strides[0]))[0] = <float> (
+                (1.0 - momentum) * <double> (<float *> (r.data + c * r.strides[0]))[0] + new)
+        return True
+    return False
+
+
+def narrow(value):
+    """A float64 vector in float32, without a warning where that is infinite."""
+    cdef cnp.ndarray v, to
+    cdef int64_t c
+    if not isinstance(value, cnp.ndarray):
+        raise TypeError(f"value: expected a NumPy array, got {type(value).__name__}")
+    v = value
+    if v.ndim != 1 or cnp.PyArray_TYPE(v) != cnp.NPY_FLOAT64 or not plain(v):
+        raise TypeError(f"value: expected a vector of float64, got {value.dtype} of shape {value.shape}")
+    to = cnp.PyArray_EMPTY(1, v.shape, cnp.NPY_FLOAT32, 0)
+    for c in range(v.shape[0]):
+        (<float *> to.data)[c] = <float> (<double *> (v.data + c * v.strides[0]))[0]
+    return to
 
 
 cdef object required(object value, str name):
@@ -346,8 +394,8 @@ cdef object required(object value, str name):
 cdef int given(Call call, mean, var, weight, bias) except -1:
     call.vector(weight, &call.job.weight, "weight")
     call.vector(bias, &call.job.bias, "bias")
-    call.job.mean = call.doubles(required(mean, "mean"), "mean")
-    call.job.var = call.doubles(required(var, "var"), "var")
+    call.vector(required(mean, "mean"), &call.job.given_mean, "mean")
+    call.vector(required(var, "var"), &call.job.given_var, "var")
     return 0
 
 

@@ -33,12 +33,14 @@ enum {
     BN_FROZEN = 8,   /* input_grad without the mean terms */
 };
 
-/* `rows` runs of `width` adjacent elements. Strides count elements; unused pointers are NULL. */
+/* `rows` rows of `channels` runs (1 but in second passes) of `width` adjacent elements. Strides go from row to row and
+ * count elements; unused pointers are NULL.
+ */
 typedef struct bn_span {
     const void *x, *dy, *r; /* r: the residual in apply, y in reduce and input_grad */
     void *out, *out2;       /* y or dx; the residual's gradient */
     int64_t xs, dys, rs, outs, out2s;
-    int64_t rows, width;
+    int64_t rows, channels, width;
     const void *coef;
     int64_t cs;
     int64_t prefetch; /* bytes ahead of the inputs to fetch into L2; 0: none */
@@ -49,7 +51,7 @@ typedef struct bn_kernels {
     int itemsize, arithsize; /* bytes of the storage and the arithmetic type */
     /* n <= BN_BLOCK adjacent elements of one channel -> mean and M2 = sum (x - mean)^2 */
     void (*stats_cf)(const void *x, int64_t n, double *mean, double *m2);
-    /* rows <= BN_BLOCK, width <= BN_GROUP channels; results for each channel; scratch of bn_columns_scratch bytes */
+    /* rows <= BN_BLOCK, width <= BN_GROUP channels; results for each channel; bn_columns_scratch() bytes of scratch */
     void (*stats_cl)(const bn_span *a, double *mean, double *m2, void *scratch);
     /* the same shapes; sum dy and sum dy * xhat. Reads coefficients MEAN_HI .. INVSTD. */
     void (*reduce_cf)(const bn_span *a, double *sum_dy, double *sum_dy_xhat);
@@ -59,17 +61,25 @@ typedef struct bn_kernels {
     /* coefficient rows of channel c from float64 values */
     void (*coef_forward)(void *coef, int64_t cs, int64_t c, double mean, double var, double eps, double weight, double bias);
     void (*coef_backward)(void *coef, int64_t cs, int64_t c, double mean_dy, double mean_dy_xhat);
-    /* a table whose columns are: `times` copies of (each of `channels` channels from `c` on, `repeat` times) */
-    void (*coef_tile)(void *tile, int64_t ts, const void *coef, int64_t cs, int64_t c, int64_t channels, int64_t repeat,
-                      int64_t times);
+    /* the first `rows` coefficients of a table whose columns are: `times` copies of (each of `channels` channels from c
+     * on, `repeat` times) */
+    void (*coef_tile)(void *tile, int64_t ts, const void *coef, int64_t cs, int rows, int64_t c, int64_t channels,
+                      int64_t repeat, int64_t times);
     /* the limits: `width` elements, out = x and out = x + dy */
     void (*copy)(const bn_span *a);
     void (*triad)(const bn_span *a);
 } bn_kernels;
 
-/* Scratch of the channels-last kernels: float64 accumulators, coefficients, one gathered column. */
-#define BN_COLUMNS_SCRATCH \
-    (2 * 8 * BN_GROUP * 8 + BN_NCOEF * (16 * 64 + BN_PAD) * 8 + BN_BLOCK * 8)
+/* Scratch of the channels-last kernels for `width` channels and `rows` elements of a block: float64 accumulators,
+ * coefficients of a flat row, one gathered column. Up to BN_FLAT channels a gapless matrix is read flat (columns.h).
+ */
+#define BN_FLAT 64
+
+static inline int64_t bn_columns_scratch(int64_t width, int64_t rows)
+{
+    int64_t columns = (width <= BN_FLAT ? BN_LANES * width : width) + BN_PAD;
+    return (2 * 8 * width + BN_NCOEF * columns + rows) * (int64_t)sizeof(double);
+}
 
 /* levels.c */
 int bn_level_count(void);

@@ -3,12 +3,12 @@ from libc.stdint cimport int64_t
 
 cdef extern from "bn.h" nogil:
     enum:
+        BN_SUB
         BN_BLOCK
         BN_GROUP
         BN_PAD
         BN_NCOEF
-        BN_COLUMNS_SCRATCH
-        BN_MEAN_HI
+        BN_INVSTD
         BN_RELU
         BN_TILE
         BN_STREAM
@@ -21,7 +21,7 @@ cdef extern from "bn.h" nogil:
         void *out
         void *out2
         int64_t xs, dys, rs, outs, out2s
-        int64_t rows, width
+        int64_t rows, channels, width
         const void *coef
         int64_t cs
         int64_t prefetch
@@ -37,10 +37,11 @@ cdef extern from "bn.h" nogil:
         void (*input_grad)(const bn_span *) noexcept nogil
         void (*coef_forward)(void *, int64_t, int64_t, double, double, double, double, double) noexcept nogil
         void (*coef_backward)(void *, int64_t, int64_t, double, double) noexcept nogil
-        void (*coef_tile)(void *, int64_t, const void *, int64_t, int64_t, int64_t, int64_t, int64_t) noexcept nogil
+        void (*coef_tile)(void *, int64_t, const void *, int64_t, int, int64_t, int64_t, int64_t, int64_t) noexcept nogil
         void (*copy)(const bn_span *) noexcept nogil
         void (*triad)(const bn_span *) noexcept nogil
 
+    int64_t bn_columns_scratch(int64_t width, int64_t rows)
     int bn_level_count()
     const char *bn_level_name(int level)
     bint bn_level_supported(int level)

@@ -10,8 +10,6 @@
 
 #include "vec.h"
 
-#define FLAT_WIDTH 64 /* up to this many channels a gapless matrix is read flat */
-
 /* Adds the terms of W adjacent columns to s and q. */
 typedef void add_terms(const T *x, const T *dy, const T *r, const coefs *c, int flags, vec *s, vec *q);
 
@@ -51,7 +49,6 @@ static inline void strip_end(add_terms *add, const struct strip *p, int64_t j, i
                              int flags, double *acc_s, double *acc_q, int64_t wrap)
 {
     T x[W], dy[W], r[W];
-    A out[2][W];
     vec s = {0}, q = {0};
     coefs c = coefs_of_columns(coef + j, cs);
     memset(x, 0, sizeof x), memset(dy, 0, sizeof dy), memset(r, 0, sizeof r);
@@ -63,10 +60,9 @@ static inline void strip_end(add_terms *add, const struct strip *p, int64_t j, i
         }
         add(x, dy, p->r ? r : NULL, &c, flags, &s, &q);
     }
-    store_a(out[0], s), store_a(out[1], q);
     for (int64_t i = 0; i < width; i++) {
-        acc_s[(j + i) % wrap] += (double)out[0][i];
-        acc_q[(j + i) % wrap] += (double)out[1][i];
+        acc_s[(j + i) % wrap] += (double)s[i];
+        acc_q[(j + i) % wrap] += (double)q[i];
     }
 }
 
@@ -84,7 +80,7 @@ INLINE void strip(add_terms *add, const struct strip *p, int64_t j, int64_t end,
 INLINE int is_flat(const bn_span *a)
 {
     int64_t w = a->width;
-    return w <= FLAT_WIDTH && a->xs == w && (!a->dy || a->dys == w) && (!a->r || a->rs == w);
+    return w <= BN_FLAT && a->xs == w && (!a->dy || a->dys == w) && (!a->r || a->rs == w);
 }
 
 /* All 16 lanes of one sub-block of n rows, read flat. The first n % 16 lanes have a row more. */
@@ -132,21 +128,21 @@ INLINE double column_total(const double *acc, int64_t w, int64_t c)
     return tree(acc[0], acc[w], acc[2 * w], acc[3 * w], acc[4 * w], acc[5 * w], acc[6 * w], acc[7 * w]);
 }
 
-/* The scratch of a channels-last kernel, cut up (BN_COLUMNS_SCRATCH). */
+/* The scratch of a channels-last kernel, cut up (bn_columns_scratch). */
 struct columns_scratch {
+    double *acc_s, *acc_q;
     A *coef;
     int64_t cs;
-    double *acc_s, *acc_q;
     T *column;
 };
 
-INLINE struct columns_scratch columns_scratch(void *memory)
+INLINE struct columns_scratch columns_scratch(void *memory, int64_t width)
 {
     struct columns_scratch z;
-    z.cs = 16 * FLAT_WIDTH + BN_PAD;
     z.acc_s = memory;
-    z.acc_q = z.acc_s + 8 * BN_GROUP;
-    z.coef = (A *)(z.acc_q + 8 * BN_GROUP);
+    z.acc_q = z.acc_s + 8 * width;
+    z.coef = (A *)(z.acc_q + 8 * width);
+    z.cs = (width <= BN_FLAT ? BN_LANES * width : width) + BN_PAD;
     z.column = (T *)(z.coef + BN_NCOEF * z.cs);
     return z;
 }

@@ -2,8 +2,9 @@
 
 cdef enum:
     GRAIN = 1 << 15       # elements for each thread that repay a parallel region
-    TILE_WIDTH = 256     # elements of a coefficient tile: the seven rows stay in L1
-    SHORT_ROW = 512       # rows below are taken several channels at a time
+    TILE_WIDTH = 2048     # elements of a coefficient tile of short rows
+    FLAT_WIDTH = 256      # the same for gapless channels-last rows
+    SHORT_ROW = 256       # rows below are taken several channels at a time
     CHANNEL = -2          # in place of an axis
     STREAM_BYTES = 8 << 20  # outputs from here on are written past the caches
 
@@ -36,6 +37,11 @@ cdef bint stopped(Job *job, int t) noexcept nogil:
 cdef inline int64_t share(Job *job, int64_t units, int t) noexcept nogil:
     """Where thread t's part of `units` begins (and thread t-1's ends)."""
     return units // job.threads * t + minimum(t, units % job.threads)
+
+
+cdef inline void fence(Job *job) noexcept nogil:
+    if job.flags & BN_STREAM:
+        bn_store_fence()
 
 
 # ---- workers ----------------------------------------------------------------------------------------------------
@@ -77,26 +83,27 @@ cdef void work_conclude(Job *job, int t) noexcept nogil:
 
 
 cdef void work_second_cf(Job *job, int t) noexcept nogil:
-    """Whole rows in memory order, the order reversed after a first pass: its last rows are still in cache."""
+    """Units are runs of whole channels, or parts of a long one, in memory order.
+
+    Reversed after a first pass: its last rows are still in cache.
+    """
     cdef int64_t channels = job.last - job.first, rows = rows_per_channel(job), r = row_length(job)
-    cdef int64_t at, begin, end, size, i, c
-    begin = share(job, ceil_div(rows * channels * r, BN_PAD), t) * BN_PAD
-    end = minimum(share(job, ceil_div(rows * channels * r, BN_PAD), t + 1) * BN_PAD, rows * channels * r)
-    while begin < end:
+    cdef int64_t piece = maximum(1 << 12, minimum(1 << 16, rows * channels * r // (8 * job.threads) // 16 * 16))
+    cdef int64_t together = minimum(channels, maximum(1, piece // r)), groups = ceil_div(channels, together)
+    cdef int64_t parts = 1 if piece > r else ceil_div(r, piece), units = rows * groups * parts
+    cdef int64_t unit, k, q, c, i, begin = share(job, units, t), end = share(job, units, t + 1)
+    for k in range(begin, end):
         if stopped(job, t):
             break
-        if job.passes & (STATS | REDUCE):
-            at = maximum(begin, (end - 1) // r * r)
-            size = end - at
-            end = at
+        unit = end - 1 - (k - begin) if job.passes & (STATS | REDUCE) else k
+        q = unit // parts // groups
+        c = job.first + unit // parts % groups * together
+        if parts == 1:
+            second_group(job, c, minimum(c + together, job.last), q, q + 1, NULL, 0)
         else:
-            at = begin
-            size = minimum(end, (begin // r + 1) * r) - begin
-            begin += size
-        c = job.first + at // r % channels
-        i = at // r // channels * r + at % r
-        second(job, c, i, 1, size, 0, job.coef + c * job.kernels.arithsize, job.cs, job.flags, 0)
-    bn_store_fence()
+            i = unit % parts * piece
+            second(job, c, q * r + i, 1, 1, minimum(piece, r - i), 0, coef_of(job, c), job.cs, job.flags, 0)
+    fence(job)
 
 
 cdef void work_second_tiled(Job *job, int t) noexcept nogil:
@@ -113,21 +120,19 @@ cdef void work_second_tiled(Job *job, int t) noexcept nogil:
         part = unit % parts
         second_group(job, c, minimum(c + job.group, job.last), rows * part // parts, rows * (part + 1) // parts,
                      thread_scratch(job, t), job.out.stride[0])
-    bn_store_fence()
+    fence(job)
 
 
 cdef void work_second_cl(Job *job, int t) noexcept nogil:
-    """Chunks of 64 KB of rows; reversed after a first pass."""
-    cdef int64_t chunk = maximum(1, (64 << 10) // (job.shape.channels * job.shape.itemsize)), unit, at
-    if job.flat:
-        chunk = maximum(chunk // (job.flat // job.shape.channels), 1) * (job.flat // job.shape.channels)
+    """Chunks of rows, reversed after a first pass."""
+    cdef int64_t chunk = maximum(8, (1 << 17) // (job.shape.channels * job.shape.itemsize)), unit, at
     cdef int64_t units = ceil_div(job.shape.count, chunk), begin = share(job, units, t), end = share(job, units, t + 1)
     for unit in range(begin, end):
         if stopped(job, t):
             break
         at = (end - 1 - (unit - begin) if job.passes & (STATS | REDUCE) else unit) * chunk
         second_cl(job, at, minimum(at + chunk, job.shape.count))
-    bn_store_fence()
+    fence(job)
 
 
 cdef void work_resident(Job *job, int t) noexcept nogil:
@@ -136,7 +141,7 @@ cdef void work_resident(Job *job, int t) noexcept nogil:
     cdef char *scratch = thread_scratch(job, t)
     cdef double *a = <double *> (scratch + job.scratch_bytes) - 2 * job.blocks
     cdef int64_t ahead = job.group * job.x.cstride
-    if ahead * rows_per_channel(job) > bn_cache_bytes() // 2:
+    if ahead * rows_per_channel(job) > cache_bytes // 2:
         ahead = 0
     for unit in range(share(job, groups, t), share(job, groups, t + 1)):
         c0 = unit * job.group
@@ -146,11 +151,11 @@ cdef void work_resident(Job *job, int t) noexcept nogil:
             for k in range(job.blocks):
                 first_cf(job, c, k, a + k, a + job.blocks + k, scratch)
                 if stopped(job, t):
-                    bn_store_fence()
+                    fence(job)
                     return
             conclude(job, a, a + job.blocks, 1, c)
         second_group(job, c0, c1, 0, rows_per_channel(job), scratch, ahead)
-    bn_store_fence()
+    fence(job)
 
 
 cdef inline void prepare_given(Job *job, int64_t c) noexcept nogil:
@@ -191,19 +196,21 @@ cdef void plan(Job *job, int threads) noexcept nogil:
     if job.passes & (APPLY | GRAD) and not in_place(job) and channels * count * item >= STREAM_BYTES:
         job.flags |= BN_STREAM
     if job.layout == BN_CHANNELS_LAST:
-        job.group = minimum(channels, BN_GROUP)
+        job.group = minimum(channels, BN_GROUP if count > BN_SUB else BN_SUB // 4)
         lcm = channels * 16 // gcd16(channels)
-        if job.passes & (APPLY | GRAD) and channels < TILE_WIDTH and lcm <= 2 * TILE_WIDTH and \
-                all_spaced(job, job.shape.nd - 1, channels * item):
-            job.flat = lcm * ceil_div(TILE_WIDTH, lcm)
-            job.tile_width = job.flat + BN_PAD
+        if job.passes & (APPLY | GRAD) and lcm <= 1 << 14 and all_spaced(job, job.shape.nd - 1, channels * item):
+            job.flat = lcm * ceil_div(minimum(FLAT_WIDTH, channels * count), lcm)
+            job.tile_width = job.flat + channels + BN_PAD
         return
-    if job.passes & (APPLY | GRAD) and r < SHORT_ROW and rows_per_channel(job) >= 4 and \
-            all_spaced(job, CHANNEL, r * item):
+    job.adjacent = all_spaced(job, CHANNEL, r * item)
+    job.group = maximum(1, minimum(channels, cache_bytes // 4 // (count * item)))
+    if job.passes & (APPLY | GRAD) and r < SHORT_ROW and rows_per_channel(job) >= 4 and job.adjacent:
         job.tiled = True
-        job.group = minimum(channels, maximum(1, TILE_WIDTH // r))
+        job.group = minimum(job.group, maximum(1, TILE_WIDTH // r))
+    groups = ceil_div(ceil_div(channels, job.group), job.threads) * job.threads
+    job.group = ceil_div(channels, groups)  # as many groups for every thread
     groups = ceil_div(channels, job.group)
-    job.resident = both and (job.threads == 1 or groups >= 8 * job.threads or groups % job.threads == 0)
+    job.resident = both and 10 * ceil_div(groups, job.threads) * job.group * job.threads <= 11 * channels
 
 
 cdef inline int64_t gcd16(int64_t n) noexcept nogil:
@@ -229,27 +236,33 @@ cdef bint all_spaced(Job *job, int axis, int64_t step) noexcept nogil:
 
 cdef bint allocate(Job *job) noexcept nogil:
     """All scratch at once, before anything is written. False where memory lacks."""
-    cdef size_t item = job.kernels.arithsize, bytes = 0, partials = 0, coef, tile, scratch
+    cdef size_t item = job.kernels.arithsize, bytes = 0, partials = 0, coef, tile = 0, scratch, rows
     coef = round_up((BN_NCOEF * job.cs + BN_PAD) * item)
-    tile = round_up(BN_NCOEF * job.tile_width * item)
-    scratch = maximum(tile, 3 * BN_BLOCK * item)
-    if job.layout == BN_CHANNELS_LAST:
-        scratch = BN_COLUMNS_SCRATCH
+    if job.tiled or job.flat:
+        tile = round_up(BN_NCOEF * job.tile_width * item)
+    rows = minimum(BN_BLOCK, job.shape.count)
+    scratch = 0
+    if job.tiled:
+        scratch = tile
+    if job.layout == BN_CHANNELS_LAST and job.passes & (STATS | REDUCE):
+        scratch = round_up(bn_columns_scratch(job.group, rows))
         if job.shape.nd > 1:
-            scratch += 3 * BN_BLOCK * BN_GROUP * item
+            scratch += 3 * rows * job.group * item
+    if job.layout == BN_CHANNELS_FIRST and job.passes & (STATS | REDUCE) and job.shape.nd > 1:
+        scratch = maximum(scratch, 3 * rows * item)
     if job.resident:
         scratch += 2 * job.blocks * sizeof(double)
     elif job.passes & (STATS | REDUCE):
         partials = round_up(job.blocks * job.shape.channels * sizeof(double))
     job.scratch_bytes = round_up(scratch)
-    bytes = coef + tile + 2 * partials + job.threads * job.scratch_bytes
+    bytes = coef + (tile if job.flat else 0) + 2 * partials + job.threads * job.scratch_bytes
     if posix_memalign(<void **> &job.coef, 64, bytes) != 0:
         job.coef = NULL
         return False
     job.flat_tile = job.coef + coef
-    job.part_a = <double *> (job.flat_tile + tile)
-    job.part_b = <double *> (job.flat_tile + tile + partials)
-    job.scratch = job.flat_tile + tile + 2 * partials
+    job.part_a = <double *> (job.flat_tile + (tile if job.flat else 0))
+    job.part_b = <double *> (<char *> job.part_a + partials)
+    job.scratch = <char *> job.part_b + partials
     return True
 
 
@@ -277,8 +290,8 @@ cdef void drive(Job *job) noexcept nogil:
         if job.passes & (APPLY | GRAD) and not job.stop:
             if job.layout == BN_CHANNELS_LAST:
                 if job.flat:
-                    job.kernels.coef_tile(job.flat_tile, job.tile_width, job.coef, job.cs, 0, job.shape.channels, 1,
-                                          job.flat // job.shape.channels)
+                    job.kernels.coef_tile(job.flat_tile, job.tile_width, job.coef, job.cs, coef_rows(job), 0,
+                                          job.shape.channels, 1, job.flat // job.shape.channels + 1)
                 run(work_second_cl, job)
             else:
                 run(work_second_tiled if job.tiled else work_second_cf, job)

@@ -17,15 +17,17 @@ cdef struct Job:
     double eps
     double divisor        # of the sums in the mean terms of dx
     bn_vector weight, bias
-    double *mean          # per channel: given, or the result of STATS
+    bn_vector given_mean, given_var, given_dy, given_dy_xhat
+    double *mean          # results of STATS
     double *var
-    double *sum_dy        # given, or the result of REDUCE
+    double *sum_dy        # results of REDUCE
     double *sum_dy_xhat
     int64_t blocks        # blocks of BN_BLOCK elements in a channel
     int64_t first, last   # the window of channels at work
     int64_t group         # channels taken together: one tile, one resident set
     int64_t flat          # width of the shared tile of gapless channels-last rows; 0: none
     bint resident         # both passes over a group before the next group
+    bint adjacent         # rows of neighbouring channels follow one another
     bint tiled            # coefficients spread over several short rows at a time
     char *coef            # BN_NCOEF rows of cs elements
     int64_t cs
@@ -63,16 +65,21 @@ cdef inline int64_t ceil_div(int64_t a, int64_t b) noexcept nogil:
     return (a + b - 1) // b
 
 
+cdef inline int coef_rows(Job *job) noexcept nogil:
+    return BN_NCOEF if job.passes & GRAD else BN_INVSTD
+
+
 # ---- per channel ------------------------------------------------------------------------------------------------
 
 cdef void prepare(Job *job, int64_t c) noexcept nogil:
     """Coefficients from statistics that are known, and from sums that are given."""
     if job.passes == STATS:
         return
-    job.kernels.coef_forward(job.coef, job.cs, c, job.mean[c], job.var[c], job.eps,
+    job.kernels.coef_forward(job.coef, job.cs, c, bn_get(&job.given_mean, c, 0.0), bn_get(&job.given_var, c, 0.0), job.eps,
                              bn_get(&job.weight, c, 1.0), bn_get(&job.bias, c, 0.0))
     if job.passes == GRAD and not job.flags & BN_FROZEN:
-        job.kernels.coef_backward(job.coef, job.cs, c, job.sum_dy[c] / job.divisor, job.sum_dy_xhat[c] / job.divisor)
+        job.kernels.coef_backward(job.coef, job.cs, c, bn_get(&job.given_dy, c, 0.0) / job.divisor,
+                                  bn_get(&job.given_dy_xhat, c, 0.0) / job.divisor)
 
 
 cdef void merge(Job *job, const double *mean, const double *m2, int64_t step, int64_t c) noexcept nogil:
@@ -114,7 +121,7 @@ cdef void conclude(Job *job, const double *a, const double *b, int64_t step, int
 cdef void first_cf(Job *job, int64_t c, int64_t k, double *a, double *b, char *scratch) noexcept nogil:
     """Block k of channel c, rows without gaps."""
     cdef int64_t i = k * BN_BLOCK, n = minimum(BN_BLOCK, job.shape.count - i)
-    cdef int64_t bytes = BN_BLOCK * job.shape.itemsize
+    cdef int64_t bytes = n * job.shape.itemsize
     cdef const char *x = bn_block(&job.shape, &job.x, c, i, n, scratch)
     cdef bn_span span
     if job.passes & STATS:
@@ -148,8 +155,8 @@ cdef const char *rows_in_place(Job *job, bn_operand *operand, int64_t c, int64_t
 cdef void first_cl(Job *job, int64_t c, int64_t width, int64_t k, double *a, double *b, char *scratch) noexcept nogil:
     """Block k of channels c .. c+width-1, channels without gaps."""
     cdef int64_t i = k * BN_BLOCK, n = minimum(BN_BLOCK, job.shape.count - i)
-    cdef int64_t bytes = BN_BLOCK * BN_GROUP * job.shape.itemsize
-    cdef char *buffer = scratch + BN_COLUMNS_SCRATCH
+    cdef int64_t bytes = n * width * job.shape.itemsize
+    cdef char *buffer = scratch + bn_columns_scratch(width, n)
     cdef bn_span span
     memset(&span, 0, sizeof(span))
     span.x = rows_in_place(job, &job.x, c, i, n, width, buffer, &span.xs)
@@ -169,16 +176,12 @@ cdef void first_cl(Job *job, int64_t c, int64_t width, int64_t k, double *a, dou
 
 # ---- second pass ------------------------------------------------------------------------------------------------
 
-cdef enum:
-    GAPLESS = -1  # in place of an axis: rows follow one another
-
-
 cdef inline int64_t row_step(Job *job, bn_operand *operand, int axis) noexcept nogil:
-    return job.flat if axis == GAPLESS else operand.stride[axis] // job.shape.itemsize
+    return operand.stride[axis] // job.shape.itemsize
 
 
-cdef void second(Job *job, int64_t c, int64_t i, int64_t rows, int64_t width, int axis, const char *coef, int64_t cs,
-                 int flags, int64_t prefetch) noexcept nogil:
+cdef void second(Job *job, int64_t c, int64_t i, int64_t rows, int64_t channels, int64_t width, int axis, const char *coef,
+                 int64_t cs, int flags, int64_t prefetch) noexcept nogil:
     """One span from element i of channel c on, its rows one step apart along the sequence's axis `axis`."""
     cdef bn_span span
     memset(&span, 0, sizeof(span))
@@ -197,6 +200,7 @@ cdef void second(Job *job, int64_t c, int64_t i, int64_t rows, int64_t width, in
         span.out2 = bn_at(&job.shape, &job.out2, c, i)
         span.out2s = row_step(job, &job.out2, axis)
     span.rows = rows
+    span.channels = channels
     span.width = width
     span.coef = coef
     span.cs = cs
@@ -208,45 +212,87 @@ cdef void second(Job *job, int64_t c, int64_t i, int64_t rows, int64_t width, in
         job.kernels.input_grad(&span)
 
 
-cdef void second_rows(Job *job, int64_t c, int64_t q0, int64_t q1, int64_t width, const char *coef, int64_t cs,
-                      int flags, int64_t prefetch) noexcept nogil:
-    """Whole rows q0 .. q1-1 of the sequence, as few spans as the outer axes allow."""
+cdef void second_rows(Job *job, int64_t c, int64_t q0, int64_t q1, int64_t channels, int64_t width, const char *coef,
+                      int64_t cs, int flags, int64_t prefetch) noexcept nogil:
+    """Rows q0 .. q1-1 of the sequence, as few spans as the outer axes allow."""
     cdef int64_t r = row_length(job), n
     cdef int outer = job.shape.nd - 2
     while q0 < q1:
         n = 1 if outer < 0 else minimum(q1 - q0, job.shape.size[outer] - q0 % job.shape.size[outer])
-        second(job, c, q0 * r, n, width, maximum(outer, 0), coef, cs, flags, prefetch)
+        second(job, c, q0 * r, n, channels, width, maximum(outer, 0), coef, cs, flags, prefetch)
         q0 += n
 
 
 cdef void second_group(Job *job, int64_t c0, int64_t c1, int64_t q0, int64_t q1, char *tile, int64_t prefetch) noexcept nogil:
     """Rows q0 .. q1-1 of channels c0 .. c1-1, rows without gaps."""
-    cdef int64_t r = row_length(job), item = job.kernels.arithsize, c
+    cdef int64_t r = row_length(job), c
     if job.tiled:
-        job.kernels.coef_tile(tile, job.tile_width, job.coef, job.cs, c0, c1 - c0, r, 1)
-        second_rows(job, c0, q0, q1, (c1 - c0) * r, tile, job.tile_width, job.flags | BN_TILE, prefetch)
-        return
-    for c in range(c0, c1):
-        second_rows(job, c, q0, q1, r, job.coef + c * item, job.cs, job.flags, prefetch)
+        job.kernels.coef_tile(tile, job.tile_width, job.coef, job.cs, coef_rows(job), c0, c1 - c0, r, 1)
+        second_rows(job, c0, q0, q1, 1, (c1 - c0) * r, tile, job.tile_width, job.flags | BN_TILE, prefetch)
+    elif job.adjacent:
+        second_rows(job, c0, q0, q1, c1 - c0, r, coef_of(job, c0), job.cs, job.flags, prefetch)
+    else:
+        for c in range(c0, c1):
+            second_rows(job, c, q0, q1, 1, r, coef_of(job, c), job.cs, job.flags, prefetch)
+
+
+cdef inline const char *coef_of(Job *job, int64_t c) noexcept nogil:
+    return job.coef + c * job.kernels.arithsize
 
 
 cdef void second_cl(Job *job, int64_t i, int64_t end) noexcept nogil:
     """Elements i .. end-1 of all channels, channels without gaps."""
-    cdef int64_t channels = job.shape.channels, item = job.kernels.arithsize, n, whole, c, width
-    cdef int axis = job.shape.nd - 1
-    cdef int64_t per_tile = job.flat // channels
+    cdef int64_t channels = job.shape.channels, n, c, width
+    if job.flat:
+        second_flat(job, i * channels, end * channels)
+        return
     while i < end:
         n = bn_run(&job.shape, i, end - i)
-        if job.flat:
-            whole = n // per_tile
-            second(job, 0, i, whole, job.flat, GAPLESS, job.flat_tile, job.tile_width, job.flags | BN_TILE, 0)
-            if n % per_tile:
-                second(job, 0, i + whole * per_tile, 1, n % per_tile * channels, GAPLESS, job.flat_tile, job.tile_width,
-                       job.flags | BN_TILE, 0)
-        else:
-            c = 0
-            while c < channels:  # at most 1024 columns, so that their coefficients stay in L1
-                width = minimum(1024, channels - c)
-                second(job, c, i, n, width, axis, job.coef + c * item, job.cs, job.flags | BN_TILE, 0)
-                c += width
+        c = 0
+        while c < channels:  # at most 1024 columns, so that their coefficients stay in L1
+            width = minimum(1024, channels - c)
+            second(job, c, i, n, 1, width, job.shape.nd - 1, coef_of(job, c), job.cs, job.flags | BN_TILE, 0)
+            c += width
         i += n
+
+
+cdef void second_flat(Job *job, int64_t at, int64_t end) noexcept nogil:
+    """Positions at .. end-1 of gapless channels-last memory, counted over elements and channels.
+
+    Rows of `flat` positions begin where a cache line of the output does; the tile goes round, so it may begin anywhere.
+    """
+    cdef int64_t item = job.shape.itemsize, phase, n
+    if job.flags & BN_STREAM:
+        n = -(<int64_t> job.out.data + at * item) % 64
+        n = minimum((n + 64) % 64 // item, end - at)
+        flat_span(job, at, 1, n)
+        at += n
+    n = (end - at) // job.flat
+    flat_span(job, at, n, job.flat)
+    at += n * job.flat
+    flat_span(job, at, 1, end - at)
+
+
+cdef void flat_span(Job *job, int64_t at, int64_t rows, int64_t width) noexcept nogil:
+    cdef int64_t item = job.shape.itemsize, phase = at % job.shape.channels
+    cdef bn_span span
+    if rows == 0 or width == 0:
+        return
+    memset(&span, 0, sizeof(span))
+    span.x = job.x.data + at * item if job.x.data != NULL else NULL
+    span.dy = job.dy.data + at * item if job.dy.data != NULL else NULL
+    span.r = job.r.data + at * item if job.r.data != NULL else NULL
+    span.out = job.out.data + at * item
+    span.out2 = job.out2.data + at * item if job.out2.data != NULL else NULL
+    span.xs = span.dys = span.rs = span.outs = span.out2s = job.flat
+    span.rows = rows
+    span.channels = 1
+    span.width = width
+    span.coef = job.flat_tile + phase * job.kernels.arithsize
+    span.cs = job.tile_width
+    span.flags = job.flags | BN_TILE
+    span.prefetch = job.flat * item * 8 if job.flags & BN_STREAM else 0
+    if job.passes & APPLY:
+        job.kernels.apply(&span)
+    else:
+        job.kernels.input_grad(&span)

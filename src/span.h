@@ -1,9 +1,12 @@
 /* The loop nest of the element-wise kernels: any term over the rows of a span, native vectors throughout.
  *
- * With one coefficient per column (BN_TILE) several rows are done together, a cache line of each in turn, so that
- * coefficients are loaded once for all of them: loading them for every row costs more than the data does. The last
- * vector of a row overlaps the one before: it is computed first and stored last, so a row may be written in place.
- * Streaming rows (never in place) start with one plain vector and go on at the next aligned address.
+ * A row is `channels` runs of `width` elements, one coefficient each, or (BN_TILE) `width` columns with a coefficient each.
+ * In tiles several rows are done together, a cache line of each in turn, so that coefficients are loaded once for all
+ * of them: loading them for every row costs more than the data does.
+ * Plain stores: the last vector of a run overlaps the one before; it is computed first and stored last, so that a row may
+ * be written in place. Streaming stores (never in place) write whole cache lines only, also those in which one channel
+ * ends and the next begins; what is left at the ends of a row is stored to the element, because a plain store that
+ * touches a line just streamed reads it back from memory.
  */
 #ifndef BN_SPAN_H
 #define BN_SPAN_H
@@ -66,6 +69,15 @@ INLINE void fetch(const struct row *p, int64_t j, int64_t ahead, int flags)
     if (flags & HAS_DY) __builtin_prefetch((const char *)(p->dy + j) + ahead, 0, 2);
 }
 
+/* Lanes lo .. hi-1 of the results for columns j .. j+W-1. */
+INLINE void put_lanes(term *f, const struct row *p, int64_t j, int lo, int hi, const coefs *c, int flags)
+{
+    vec first, second;
+    f(p, j, c, flags, &first, &second);
+    store_lanes(p->out + j, first, lo, hi);
+    if (flags & HAS_OUT2) store_lanes(p->out2 + j, second, lo, hi);
+}
+
 /* Rows shorter than a vector go through a padded copy. */
 static inline void short_row(term *f, const struct row *p, int64_t width, const coefs *c, int flags)
 {
@@ -83,59 +95,112 @@ static inline void short_row(term *f, const struct row *p, int64_t width, const 
 /* Columns before the first one that lies at the start of a cache line. */
 INLINE int64_t head_of(const T *out) { return (int64_t)(-(uintptr_t)out % 64 / sizeof(T)); }
 
-/* One row of one channel, or with coefficients of its own in every column. */
-INLINE void one_row(term *f, const bn_span *a, int64_t i, int streams, coefs c, int flags)
+/* The coefficients of columns j .. in a tile; those of a channel are the same everywhere. */
+#define AT_COLUMN(j) \
+    if (flags & BN_TILE) c = coefs_of_columns(coef + (j), cs)
+
+/* One run of at least W columns with plain stores. */
+INLINE void plain_run(term *f, const struct row *p, int64_t width, const A *coef, int64_t cs, int flags)
 {
-    const int64_t width = a->width, ahead = a->prefetch;
-    const A *coef = a->coef;
-    const struct row p = row_at(a, i, 0, flags);
-#define COEFS_AT(j) \
-    if (flags & BN_TILE) c = coefs_of_columns(coef + (j), a->cs)
     vec first, second;
-    COEFS_AT(width - W);
-    f(&p, width - W, &c, flags, &first, &second);
-    int64_t j = 0;
-    if (streams) {
-        COEFS_AT(0);
-        put(f, &p, 0, &c, flags);
-        if (W < LINE && head_of(p.out) > W) put(f, &p, W, &c, flags);
-        for (j = head_of(p.out); j + LINE <= width; j += LINE) {
-            fetch(&p, j, ahead, flags);
-            for (int k = 0; k < LINE; k += W) {
-                COEFS_AT(j + k);
-                put_streaming(f, &p, j + k, &c, flags);
-            }
-        }
+    coefs c = flags & BN_TILE ? coefs_of_columns(coef + width - W, cs) : coefs_of_channel(coef, cs);
+    f(p, width - W, &c, flags, &first, &second);
+    for (int64_t j = 0; j + W <= width; j += W) {
+        AT_COLUMN(j);
+        put(f, p, j, &c, flags);
     }
-    for (; j + W <= width; j += W) {
-        COEFS_AT(j);
-        put(f, &p, j, &c, flags);
-    }
-    store(p.out + width - W, first);
-    if (flags & HAS_OUT2) store(p.out2 + width - W, second);
-#undef COEFS_AT
+    store(p->out + width - W, first);
+    if (flags & HAS_OUT2) store(p->out2 + width - W, second);
 }
 
-/* ROWS rows from row i on, with coefficients of its own in every column; all rows are equally aligned if `streams`. */
-INLINE void some_rows(term *f, const bn_span *a, int64_t i, int streams, int flags)
+/* Columns from .. to-1, fewer than a cache line, at the beginning or the end of a row of `width`, stored to the element. */
+INLINE void ragged(term *f, const struct row *p, int64_t from, int64_t to, int64_t width, const A *coef, int64_t cs, int flags)
+{
+    coefs c = coefs_of_channel(coef, cs);
+    for (int64_t j = from; j < to; j += W) {
+        int64_t at = j + W <= width ? j : width - W;
+        AT_COLUMN(at);
+        put_lanes(f, p, at, (int)(j - at), (int)(to - at < W ? to - at : W), &c, flags);
+    }
+}
+
+/* The line in which channel `coef` ends after n columns and the next channel begins. */
+INLINE void border_line(term *f, const struct row *p, int64_t j, int64_t n, const A *coef, int64_t cs, int flags)
+{
+    const coefs c0 = coefs_of_channel(coef, cs), c1 = coefs_of_channel(coef + 1, cs);
+    for (int k = 0; k < LINE; k += W) {
+        vec a, a2, b, b2;
+        f(p, j + k, &c0, flags, &a, &a2);
+        f(p, j + k, &c1, flags, &b, &b2);
+        stream(p->out + j + k, first_lanes(a, b, n - k));
+        if (flags & HAS_OUT2) store(p->out2 + j + k, first_lanes(a2, b2, n - k));
+    }
+}
+
+/* A row of channels with streaming stores. */
+INLINE void stream_channels(term *f, const bn_span *a, int64_t i, int flags)
+{
+    const struct row p = row_at(a, i, 0, flags);
+    const int64_t cs = a->cs, width = a->width, total = a->channels * width, ahead = a->prefetch;
+    const A *coef = a->coef;
+    int64_t j = head_of(p.out), end = width;
+    ragged(f, &p, 0, j, width, coef, cs, flags);
+    for (;; end += width, coef++) {
+        const coefs c = coefs_of_channel(coef, cs);
+        for (; j + LINE <= end; j += LINE) {
+            fetch(&p, j, ahead, flags);
+            for (int k = 0; k < LINE; k += W) put_streaming(f, &p, j + k, &c, flags);
+        }
+        if (end == total) break;
+        if (j < end) {
+            border_line(f, &p, j, end - j, coef, cs, flags);
+            j += LINE;
+        }
+    }
+    ragged(f, &p, j, total, total, coef, cs, flags);
+}
+
+/* One row of a tile with streaming stores. */
+INLINE void stream_tile(term *f, const bn_span *a, int64_t i, int flags)
+{
+    const struct row p = row_at(a, i, 0, flags);
+    const int64_t cs = a->cs, width = a->width, ahead = a->prefetch;
+    const A *coef = a->coef;
+    coefs c;
+    int64_t j = head_of(p.out);
+    ragged(f, &p, 0, j, width, coef, cs, flags);
+    for (; j + LINE <= width; j += LINE) {
+        fetch(&p, j, ahead, flags);
+        for (int k = 0; k < LINE; k += W) {
+            AT_COLUMN(j + k);
+            put_streaming(f, &p, j + k, &c, flags);
+        }
+    }
+    ragged(f, &p, j, width, width, coef, cs, flags);
+}
+
+/* ROWS rows of a tile; with streaming stores all are aligned alike. */
+INLINE void rows_of_tile(term *f, const bn_span *a, int64_t i, int streams, int flags)
 {
     const int64_t width = a->width, ahead = a->prefetch, cs = a->cs;
     const A *coef = a->coef;
     vec first[ROWS], second[ROWS];
-    coefs c = coefs_of_columns(coef + width - W, cs);
-    struct row p = row_at(a, i, width - W, flags);
-    for (int t = 0; t < ROWS; t++, next_row(&p, a, flags)) f(&p, 0, &c, flags, first + t, second + t);
-    int64_t j = 0;
+    coefs c;
+    struct row p;
+#define EACH_ROW(j)                \
+    p = row_at(a, i, (j), flags);  \
+    for (int t = 0; t < ROWS; t++, next_row(&p, a, flags))
     if (streams) {
-        for (int64_t head = head_of((T *)a->out + i * a->outs); j < head; j += W) {
-            c = coefs_of_columns(coef + j, cs);
-            p = row_at(a, i, j, flags);
-            for (int t = 0; t < ROWS; t++, next_row(&p, a, flags)) put(f, &p, 0, &c, flags);
+        int64_t j = head_of((T *)a->out + i * a->outs), end = j + (width - j) / LINE * LINE;
+        EACH_ROW(0)
+        {
+            ragged(f, &p, 0, j, width, coef, cs, flags);
+            ragged(f, &p, end, width, width, coef, cs, flags);
         }
-        for (j = head_of((T *)a->out + i * a->outs); j + LINE <= width; j += LINE) {
+        for (; j < end; j += LINE) {
             coefs k0 = coefs_of_columns(coef + j, cs), k1 = coefs_of_columns(coef + j + W % LINE, cs);
-            p = row_at(a, i, j, flags);
-            for (int t = 0; t < ROWS; t++, next_row(&p, a, flags)) {
+            EACH_ROW(j)
+            {
                 fetch(&p, 0, ahead, flags);
                 put_streaming(f, &p, 0, &k0, flags);
                 if (LINE > W) put_streaming(f, &p, W, &k1, flags);
@@ -145,16 +210,34 @@ INLINE void some_rows(term *f, const bn_span *a, int64_t i, int streams, int fla
                 }
             }
         }
+        return;
     }
-    for (; j + W <= width; j += W) {
+    c = coefs_of_columns(coef + width - W, cs);
+    EACH_ROW(width - W) f(&p, 0, &c, flags, first + t, second + t);
+    for (int64_t j = 0; j + W <= width; j += W) {
         c = coefs_of_columns(coef + j, cs);
-        p = row_at(a, i, j, flags);
-        for (int t = 0; t < ROWS; t++, next_row(&p, a, flags)) put(f, &p, 0, &c, flags);
+        EACH_ROW(j) put(f, &p, 0, &c, flags);
     }
-    p = row_at(a, i, width - W, flags);
-    for (int t = 0; t < ROWS; t++, next_row(&p, a, flags)) {
+    EACH_ROW(width - W)
+    {
         store(p.out, first[t]);
         if (flags & HAS_OUT2) store(p.out2, second[t]);
+    }
+#undef EACH_ROW
+}
+
+/* Rows of a tile or of channels with plain stores, or too short for anything better. */
+INLINE void plain_row(term *f, const bn_span *a, int64_t i, int flags)
+{
+    const A *coef = a->coef;
+    for (int64_t k = 0; k < a->channels; k++, coef++) {
+        struct row p = row_at(a, i, k * a->width, flags);
+        if (a->width >= W) {
+            plain_run(f, &p, a->width, coef, a->cs, flags);
+        } else {
+            coefs c = flags & BN_TILE ? coefs_of_columns(coef, a->cs) : coefs_of_channel(coef, a->cs);
+            short_row(f, &p, a->width, &c, flags);
+        }
     }
 }
 
@@ -163,20 +246,14 @@ INLINE void run_span(term *f, const bn_span *span, int flags)
 {
     const bn_span b = *span, *a = &b;
     const int streams = a->flags & BN_STREAM && a->width >= 4 * LINE;
-    coefs c = {0};
-    if (!(flags & BN_TILE)) c = coefs_of_channel(a->coef, a->cs);
     int64_t i = 0;
-    if (a->width < W) {
-        if (flags & BN_TILE) c = coefs_of_columns(a->coef, a->cs);
-        for (; i < a->rows; i++) {
-            struct row p = row_at(a, i, 0, flags);
-            short_row(f, &p, a->width, &c, flags);
-        }
-        return;
+    if (flags & BN_TILE && a->width >= W && !(streams && a->outs * sizeof(T) % 64))
+        for (; i + ROWS <= a->rows; i += ROWS) rows_of_tile(f, a, i, streams, flags);
+    for (; i < a->rows; i++) {
+        if (!streams) plain_row(f, a, i, flags);
+        else if (flags & BN_TILE) stream_tile(f, a, i, flags);
+        else stream_channels(f, a, i, flags);
     }
-    if (flags & BN_TILE && !(streams && a->outs * sizeof(T) % 64))
-        for (; i + ROWS <= a->rows; i += ROWS) some_rows(f, a, i, streams, flags);
-    for (; i < a->rows; i++) one_row(f, a, i, streams, c, flags);
 }
 
 #endif

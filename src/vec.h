@@ -116,6 +116,29 @@ INLINE void stream(T *p, vec v)
 #endif
 }
 
+/* Lanes 0 .. n-1 of a, the others of b. */
+INLINE vec first_lanes(vec a, vec b, int64_t n)
+{
+    ivec lane;
+    for (int i = 0; i < W; i++) lane[i] = i;
+    const ivec take = lane < (ivec){0} + (I)n;
+    return (vec)(((ivec)a & take) | ((ivec)b & ~take));
+}
+
+/* Lanes lo .. hi-1 of v to p + lo .. p + hi-1. */
+INLINE void store_lanes(T *p, vec v, int lo, int hi)
+{
+#if defined(__AVX512F__) && ARITH_BYTES == 4
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << hi) - (1u << lo)), (__m512)v);
+#elif defined(__AVX512F__)
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << hi) - (1u << lo)), (__m512d)v);
+#else
+    T all[W];
+    store(all, v);
+    for (int i = lo; i < hi; i++) p[i] = all[i];
+#endif
+}
+
 /* g where not (z <= 0), else 0: ReLU of z for g = z, ReLU's gradient for g = dy. A NaN z lets g pass. */
 INLINE vec gate(vec z, vec g) { return (vec)((ivec)g & ~(ivec)(z <= (vec){0})); }
 

@@ -1,4 +1,4 @@
-"""The problems that the tests share: shapes, arrays, memory layouts, and one function that runs everything on them.
+"""The problems that the tests share: shapes, arrays, memory layouts, and a function that runs everything.
 
 Plain module without pytest, so that a fresh process can import it too (`print(cases.fingerprints(...))`).
 """
@@ -37,6 +37,12 @@ LARGE = [  # above the size from which a second thread pays
     ((9, 8192), 1),  # many channels, few values
     ((4097, 37), -1),
     ((5, 9000, 3), 1),
+]
+HUGE = [  # 9 MB in float32: written past the caches
+    ((3, 5, 391, 397), 1),
+    ((34, 1400, 7, 7), 1),
+    ((29_000, 77), -1),
+    ((201, 11_300), -1),
 ]
 
 
@@ -135,15 +141,23 @@ LAYOUTS = {
 
 
 def everything(case, *, out=lambda like: None):
-    """All functions on one case; every result by name. `out` makes the array to write to, if one is wanted."""
+    """All functions on one case; every result by name. `out` makes the array to write to, or None."""
     x, dy, w, b, r, axis = case.x, case.dy, case.weight, case.bias, case.residual, case.axis
     running_mean, running_var = np.zeros_like(w), np.ones_like(w)
     result = {}
 
     y, stats = bnkern.batch_norm_train(x, w, b, running_mean, running_var, axis=axis, out=out(x))
-    result |= {"y": y, "mean": stats.mean, "var": stats.var, "running_mean": running_mean, "running_var": running_var}
+    result |= {
+        "y": y,
+        "mean": stats.mean,
+        "var": stats.var,
+        "running_mean": running_mean,
+        "running_var": running_var,
+    }
     result["bare y"], _ = bnkern.batch_norm_train(x, axis=axis, out=out(x))
-    result["inference y"] = bnkern.batch_norm_inference(x, running_mean, running_var, w, b, axis=axis, out=out(x))
+    result["inference y"] = bnkern.batch_norm_inference(
+        x, running_mean, running_var, w, b, axis=axis, out=out(x)
+    )
     result["relu y"], _ = bnkern.batch_norm_train(x, w, b, axis=axis, activation="relu", out=out(x))
     fused = {"axis": axis, "activation": "relu"}
     result["residual y"], _ = bnkern.batch_norm_train(x, w, b, residual=r, out=out(x), **fused)
@@ -152,7 +166,11 @@ def everything(case, *, out=lambda like: None):
         "": {},
         "frozen ": {"frozen": True},
         "relu ": {"activation": "relu"},
-        "residual ": {"activation": "relu", "y": result["residual y"], "needs": ("x", "weight", "bias", "residual")},
+        "residual ": {
+            "activation": "relu",
+            "y": result["residual y"],
+            "needs": ("x", "weight", "bias", "residual"),
+        },
     }
     for key, options in variants.items():
         grads = bnkern.batch_norm_backward(dy, x, stats, w, b, axis=axis, out=out(x), **options)
@@ -161,6 +179,15 @@ def everything(case, *, out=lambda like: None):
     result |= sums._asdict()
     result["applied dx"] = bnkern.backward_apply(dy, x, stats, sums, w, b, out=out(x), **fused)
     return result
+
+
+def essentials(case, *, out=lambda like: None):
+    """Training forward and backward alone, with ReLU and residual: for large arrays."""
+    w, b, how = case.weight, case.bias, {"axis": case.axis, "activation": "relu"}
+    y, stats = bnkern.batch_norm_train(case.x, w, b, residual=case.residual, out=out(case.x), **how)
+    how |= {"y": y, "needs": ("x", "weight", "bias", "residual")}
+    grads = bnkern.batch_norm_backward(case.dy, case.x, stats, w, b, out=out(case.x), **how)
+    return {"y": y, "mean": stats.mean, "var": stats.var, **grads._asdict()}
 
 
 def of_nan(like):
@@ -178,10 +205,15 @@ def sha(results):
     return digest.hexdigest()
 
 
-def fingerprints(problems, dtypes=DTYPES):
-    """{case: SHA of everything} over a list of (shape, axis)."""
+def fingerprints(problems, dtypes=DTYPES, results=everything):
+    """{case: SHA of the results} over a list of (shape, axis)."""
     return {
-        name(shape, axis, dtype): sha(everything(make(shape, axis, dtype)))
+        name(shape, axis, dtype): sha(results(make(shape, axis, dtype)))
         for shape, axis in problems
         for dtype in dtypes
     }
+
+
+if __name__ == "__main__":
+    found = fingerprints([*SMALL, *LARGE])
+    print(len(found), "cases", hashlib.sha256("".join(found.values()).encode()).hexdigest())

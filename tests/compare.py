@@ -1,16 +1,19 @@
-"""How far a result may be from the oracle, derived from the formula and not from what the kernels happen to give.
+"""How far a result may be from the oracle: derived from the formula, not from what the kernels give.
 
-Errors are measured in units in the last place of a *scale*: the size of the terms that were added to make the result. A
-rounding costs at most half a unit of a partial sum, so a handful of roundings is a handful of units, whatever cancels.
+Errors are measured in units in the last place of a *scale*: the size of the terms that were added to make
+the result. A rounding costs at most half a unit of a partial sum, so a handful of roundings is a handful of
+units, whatever cancels.
 
     y        max(1, |xhat|) * |weight| + |bias| + |residual|
-    dx       max(1, |xhat|) * |weight| / std * (|dy| + mean|dy| + mean|dy * xhat|)       frozen: |weight| / std * |dy|
+    dx       max(1, |xhat|) * |weight| / std * (|dy| + mean|dy| + mean|dy * xhat|)
+             frozen: |weight| / std * |dy|
     dweight  sum of max(1, |xhat|) * |dy|
     dbias    sum of |dy|
 
-max(1, .) says that the mean may be wrong by a unit of the standard deviation. float32 is promised 4 units (issue 2, point
-4): sums and statistics have float64 to be kept in. float64 has nothing wider, so its sums cost units too, and 8 are allowed;
-and its mean is one float64 (float32's is carried in two floats), so |mean| / std joins the 1.
+max(1, .) says that the mean may be wrong by a unit of the standard deviation. float32 is promised 4 units
+(issue 2, point 4): sums and statistics have float64 to be kept in. float64 has nothing wider, so its sums
+cost units too, and 8 are allowed; and its mean is one float64 (float32's is carried in two floats), so
+|mean| / std joins the 1.
 """
 
 import numpy as np
@@ -64,12 +67,16 @@ def y_scale(x, mean, var, weight=None, bias=None, residual=None, axis=1, eps=1e-
 
 
 def grad_scales(dy, x, mean, var, weight=None, axis=1, eps=1e-5, frozen=False):
-    """The scales of (dx, dweight, dbias); `dy` as it enters the sums, masked already where there is a ReLU."""
+    """The scales of (dx, dweight, dbias); `dy` as it enters the sums, masked where there is a ReLU."""
     reach, xhat = _reach(x, mean, var, axis, eps)
     count = xhat[..., 0].size
     dy = np.abs(oracle.last(dy, axis, LD))
     dx = dy if frozen else reach * (dy + oracle.total(dy) / count + oracle.total(dy * xhat) / count)
-    dx = dx * (1 if weight is None else np.abs(np.asarray(weight, LD))) / np.sqrt(np.asarray(var, LD) + LD(eps))
+    dx = (
+        dx
+        * (1 if weight is None else np.abs(np.asarray(weight, LD)))
+        / np.sqrt(np.asarray(var, LD) + LD(eps))
+    )
     return np.moveaxis(dx, -1, axis), oracle.total(dy * reach), oracle.total(dy)
 
 

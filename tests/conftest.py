@@ -1,4 +1,4 @@
-"""What all tests share: they test the installed package, draw the same examples in each run, and name what they skip."""
+"""What all tests share: the installed package, the same examples in each run, names for what is skipped."""
 
 import os
 import sys
@@ -10,7 +10,8 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 
-# `python -m pytest` puts the repository's root first on the path, where the folder bnkern/ has no compiled module.
+# `python -m pytest` puts the repository's root first on the path, where the folder bnkern/ has no compiled
+# module.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != TESTS.parent]
 sys.path.insert(0, str(TESTS))  # oracle, compare, cases, support
 
@@ -22,11 +23,13 @@ except ImportError as error:
         "Install it first, from the root of the repository: python -m pip install '.[test]'"
     ) from error
 
-import support
+import support  # noqa: E402
 
 # Deterministic by default; HYPOTHESIS_PROFILE=explore draws new examples each time, and many more.
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=60)
-hypothesis.settings.register_profile("explore", deadline=None, database=None, max_examples=2000, print_blob=True)
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=200)
+hypothesis.settings.register_profile(
+    "explore", deadline=None, database=None, max_examples=2000, print_blob=True
+)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

@@ -1,8 +1,8 @@
 """Batch normalisation in plain NumPy, to be read beside arXiv 1502.03167.
 
-The names are the paper's: Algorithm 1 is `stats` and `forward`, the chain rule of its section 3 is `backward`, Algorithm 2's
-averages are `running`. Nothing here is fast or clever. `dtype` is the arithmetic: float64, or longdouble where the float64
-answer itself is under test.
+The names are the paper's: Algorithm 1 is `stats` and `forward`, the chain rule of its section 3 is
+`backward`, Algorithm 2's averages are `running`. Nothing here is fast or clever. `dtype` is the arithmetic:
+float64, or longdouble where the float64 answer itself is under test.
 """
 
 from typing import NamedTuple
@@ -42,7 +42,9 @@ def normalise(x, mean, var, axis=1, eps=1e-5, dtype=np.float64):
     return (last(x, axis, dtype) - mean) / np.sqrt(var + dtype(eps))
 
 
-def forward(x, mean, var, weight=None, bias=None, *, axis=1, eps=1e-5, relu=False, residual=None, dtype=np.float64):
+def forward(
+    x, mean, var, weight=None, bias=None, *, axis=1, eps=1e-5, relu=False, residual=None, dtype=np.float64
+):
     """y = relu(weight * xhat + bias + residual)."""
     z = normalise(x, mean, var, axis, eps, dtype)
     if weight is not None:
@@ -59,7 +61,8 @@ def forward(x, mean, var, weight=None, bias=None, *, axis=1, eps=1e-5, relu=Fals
 def backward(dy, x, mean, var, weight=None, *, axis=1, eps=1e-5, frozen=False, y=None, dtype=np.float64):
     """The gradients by the chain rule. With `y`, the output of a fused ReLU, dy passes where y > 0 only.
 
-    Not frozen, `mean` and `var` are functions of x (the statistics of this very batch); frozen, they are constants.
+    Not frozen, `mean` and `var` are functions of x (the statistics of this very batch); frozen, they are
+    constants.
     """
     mean, var = np.asarray(mean, dtype), np.asarray(var, dtype)
     m = last(x, axis, dtype)[..., 0].size

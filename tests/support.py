@@ -15,19 +15,27 @@ OPENMP_VARIABLES = ("OMP_", "GOMP_", "KMP_")
 def run_python(code, *args, cwd, env=None, timeout=120, check=True):
     """Run `code` in a fresh Python that finds the installed bnkern and the modules of tests/.
 
-    No variable of OpenMP is handed down; `env` adds some, and None removes one. Fails with the child's own words.
+    No variable of OpenMP is handed down; `env` adds some, and None removes one. Fails with the child's own
+    words.
     """
     child = {key: value for key, value in os.environ.items() if not key.startswith(OPENMP_VARIABLES)}
     paths = [entry for entry in child.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    child["PYTHONPATH"] = os.pathsep.join([str(TESTS), *(p for p in paths if Path(p).resolve() != TESTS.parent)])
+    child["PYTHONPATH"] = os.pathsep.join(
+        [str(TESTS), *(p for p in paths if Path(p).resolve() != TESTS.parent)]
+    )
     for key, value in (env or {}).items():
         child.pop(key, None)
         if value is not None:
             child[key] = value
     command = [sys.executable, "-X", "faulthandler", "-c", code, *map(str, args)]
-    done = subprocess.run(command, env=child, cwd=cwd, timeout=timeout, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, env=child, cwd=cwd, timeout=timeout, capture_output=True, text=True)
+    except subprocess.TimeoutExpired as hung:
+        raise AssertionError(f"the child hung for {timeout} s; it had said: {hung.stdout!r}") from None
     if check and done.returncode != 0:
-        raise AssertionError(f"the child ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+        raise AssertionError(
+            f"the child ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        )
     return done
 
 

@@ -1,7 +1,8 @@
 """The ladder of issue 2, point 4: how many units in the last place are lost as the input gets harder.
 
-Reference: the oracle in longdouble on the same rounded input. The promise is 4 units (8 in float64, see compare.py); PyTorch
-loses up to 2e5 here. `python tests/test_accuracy.py` prints the table that stands in the README.
+Reference: the oracle in longdouble on the same rounded input. The promise is 4 units (8 in float64, see
+compare.py); PyTorch loses up to 2e5 here. `python tests/test_accuracy.py` prints the table that stands in
+the README.
 """
 
 import itertools
@@ -55,13 +56,17 @@ LADDER = {
 }
 GRADIENTS = {
     "normal dy": lambda shape, axis: normal(shape, axis, seed=1),
-    "dy 0.1": lambda shape, axis: np.full(shape, 0.1),  # each addition rounds the same way: the errors do not average out
+    "dy 0.1": lambda shape, axis: np.full(
+        shape, 0.1
+    ),  # each addition rounds the same way: the errors do not average out
     "dy 1+normal": lambda shape, axis: 1 + normal(shape, axis, seed=1),
 }
 
 
 def measure(x, dy, axis):
-    """Units lost in y, dx, dweight and dbias; that of dweight is sum |dy * xhat| in float32, as the issue says."""
+    """Units lost in y, dx, dweight and dbias; that of dweight is sum |dy * xhat| in float32, as the issue
+    says.
+    """
     channels = x.shape[axis]
     weight = np.linspace(0.5, 2, channels).astype(x.dtype)
     bias = np.linspace(-1, 1, channels).astype(x.dtype)
@@ -73,7 +78,9 @@ def measure(x, dy, axis):
     want = oracle.backward(dy, x, mean, var, weight, axis=axis, dtype=LD)
     dx, dweight, dbias = grad_scales(dy, x, mean, var, weight, axis)
     if x.dtype == np.float32:
-        dweight = oracle.total(np.abs(oracle.last(dy, axis, LD) * oracle.normalise(x, mean, var, axis, dtype=LD)))
+        dweight = oracle.total(
+            np.abs(oracle.last(dy, axis, LD) * oracle.normalise(x, mean, var, axis, dtype=LD))
+        )
     return {
         "y": units(y, y_want, y_scale(x, mean, var, weight, bias, axis=axis)),
         "dx": units(grads.dx, want.dx, dx),
@@ -96,7 +103,9 @@ def test_ladder(layout, rung, gradient, dtype):
 @pytest.mark.parametrize("layout", SHAPES)
 @pytest.mark.parametrize("value", [1e2, 1e6, -3e5])
 def test_float64_statistics_of_float32_input_keep_the_offset(layout, value):
-    """The mean is a float64 and must be good to a unit of the standard deviation in float32, 1e-7, at 1e6: 13 digits."""
+    """The mean is a float64 and must be good to a unit of the standard deviation in float32, 1e-7, at 1e6:
+    13 digits.
+    """
     shape, axis = SHAPES[layout]
     x = (value + normal(shape, axis)).astype(np.float32)
     mean, var, _ = oracle.stats(x, axis, LD)
@@ -108,7 +117,14 @@ def test_float64_statistics_of_float32_input_keep_the_offset(layout, value):
 # ---------------------------------------------------------------- constant channels
 
 CONSTANTS = [0.0, 0.1, 1234.567, 1e7, -3e30, 1e-40, -0.3]
-COUNTS = [((3, 4, 7, 7), 1), ((2, 4, 65, 63), 1), ((7, 7, 4), -1), ((601, 4), 1), ((1, 2, 50_001), 1), ((50_001, 2), -1)]
+COUNTS = [
+    ((3, 4, 7, 7), 1),
+    ((2, 4, 65, 63), 1),
+    ((7, 7, 4), -1),
+    ((601, 4), 1),
+    ((1, 2, 50_001), 1),
+    ((50_001, 2), -1),
+]
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
@@ -156,13 +172,17 @@ def test_gradients_of_a_constant_channel(shape, axis, dtype):
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("layout", SHAPES)
 def test_the_largest_numbers_stay_finite(layout, dtype):
-    """Values whose squares overflow x's dtype: |x| up to 1e30 in float32 is promised, to 1e150 in float64 asked for."""
+    """Values whose squares overflow x's dtype: |x| up to 1e30 in float32 is promised, to 1e150 in float64
+    asked for.
+    """
     shape, axis = SHAPES[layout]
     x = (normal(shape, axis).clip(-3, 3) * (1e30 if dtype == "float32" else 1e150)).astype(dtype)
     y, stats = bnkern.batch_norm_train(x, axis=axis)
     assert np.isfinite(y).all()
     assert np.isfinite(stats.var).all()
-    np.testing.assert_allclose(np.square(y.astype(float)).mean(tuple(np.delete(range(x.ndim), axis))), 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.square(y.astype(float)).mean(tuple(np.delete(range(x.ndim), axis))), 1, rtol=1e-5
+    )
 
 
 def test_a_block_of_large_numbers_among_small_ones():

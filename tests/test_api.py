@@ -1,4 +1,4 @@
-"""The names and signatures users see, as design.md fixes them: changing one is a decision, not an accident."""
+"""The names and signatures users see, as design.md fixes them: to change one is a decision, no accident."""
 
 import importlib.metadata
 import inspect
@@ -9,21 +9,21 @@ import pytest
 import bnkern
 from bnkern import _cpu
 
-TAIL = "*, axis=1, eps=1e-05"
 SIGNATURES = {
-    "batch_norm_inference": f"x, running_mean, running_var, weight=None, bias=None, {TAIL}, activation=None, "
-    "residual=None, out=None",
-    "batch_norm_train": f"x, weight=None, bias=None, running_mean=None, running_var=None, {TAIL}, momentum=0.1, "
-    "num_batches=None, correction=1, activation=None, residual=None, out=None",
-    "batch_norm_backward": f"dy, x, stats, weight=None, bias=None, {TAIL}, frozen=False, activation=None, y=None, "
-    "needs=('x', 'weight', 'bias'), out=None",
+    "batch_norm_inference": "x, running_mean, running_var, weight=None, bias=None, *, axis=1, eps=1e-05, "
+    "activation=None, residual=None, out=None",
+    "batch_norm_train": "x, weight=None, bias=None, running_mean=None, running_var=None, *, axis=1, "
+    "eps=1e-05, momentum=0.1, num_batches=None, correction=1, activation=None, residual=None, out=None",
+    "batch_norm_backward": "dy, x, stats, weight=None, bias=None, *, axis=1, eps=1e-05, frozen=False, "
+    "activation=None, y=None, needs=('x', 'weight', 'bias'), out=None",
     "batch_stats": "x, *, axis=1",
     "merge_stats": "parts",
     "update_running": "running_mean, running_var, stats, *, momentum=0.1, num_batches=None, correction=1",
-    "backward_reduce": f"dy, x, stats, weight=None, bias=None, {TAIL}, activation=None, y=None",
-    "backward_apply": f"dy, x, stats, sums, weight=None, bias=None, {TAIL}, activation=None, y=None, out=None",
-    "fold_batch_norm": "conv_weight, conv_bias, running_mean, running_var, weight=None, bias=None, *, eps=1e-05, "
-    "out_axis=0, groups=1",
+    "backward_reduce": "dy, x, stats, weight=None, bias=None, *, axis=1, eps=1e-05, activation=None, y=None",
+    "backward_apply": "dy, x, stats, sums, weight=None, bias=None, *, axis=1, eps=1e-05, activation=None, "
+    "y=None, out=None",
+    "fold_batch_norm": "conv_weight, conv_bias, running_mean, running_var, weight=None, bias=None, *, "
+    "eps=1e-05, out_axis=0, groups=1",
     "set_num_threads": "n",
     "get_num_threads": "",
     "threads": "n",
@@ -87,7 +87,9 @@ def test_results_are_of_the_public_types():
     x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
     y, stats = bnkern.batch_norm_train(x)
     assert type(y) is np.ndarray
-    assert type(stats) is type(bnkern.batch_stats(x)) is type(bnkern.merge_stats([stats])) is bnkern.BatchStats
+    assert (
+        type(stats) is type(bnkern.batch_stats(x)) is type(bnkern.merge_stats([stats])) is bnkern.BatchStats
+    )
     assert type(bnkern.batch_norm_backward(x, x, stats)) is bnkern.BatchNormGrads
     assert type(bnkern.backward_reduce(x, x, stats)) is bnkern.GradSums
     assert type(stats.count) is int

@@ -1,4 +1,4 @@
-"""All gradients against the oracle's chain rule: every rank, axis, layout, odd size, option, and every choice of `needs`."""
+"""All gradients against the oracle's chain rule: every rank, axis, layout, odd size, option, and `needs`."""
 
 import itertools
 
@@ -19,14 +19,16 @@ def check(case, *, weight=None, bias=None, relu=False, residual=None, frozen=Fal
     x, dy, axis = case.x, case.dy, case.axis
     how = {"axis": axis, "eps": eps, "activation": "relu" if relu else None}
     if frozen:  # statistics from elsewhere, as running ones are
-        stats = bnkern.BatchStats(0.3 * case.bias.astype(np.float64) + 0.1, case.weight.astype(np.float64) ** 2, 7)
+        stats = bnkern.BatchStats(
+            0.3 * case.bias.astype(np.float64) + 0.1, case.weight.astype(np.float64) ** 2, 7
+        )
         y = bnkern.batch_norm_inference(x, stats.mean, stats.var, weight, bias, residual=residual, **how)
         mean, var = stats.mean, stats.var
     else:
         y, stats = bnkern.batch_norm_train(x, weight, bias, residual=residual, **how)
         mean, var, _ = oracle.stats(x, axis, LD)
-    # The oracle takes the signs from the forward output that test_forward.py has checked: at a distance of one rounding
-    # from zero either sign is right, and forward and backward must agree on it.
+    # The oracle takes the signs from the forward output that test_forward.py has checked: at a distance of
+    # one rounding from zero either sign is right, and forward and backward must agree on it.
     signs = y if relu else None
     needs = EVERY if give_y or not relu else EVERY[:3]
     grads = bnkern.batch_norm_backward(
@@ -179,7 +181,9 @@ def test_out_of_any_memory_is_filled_and_returned(memory, frozen):
 
 @pytest.mark.parametrize("alias", ["dy", "x"])
 @pytest.mark.parametrize("frozen", [False, True], ids=["batch", "frozen"])
-@pytest.mark.parametrize(("shape", "axis"), [*cases.SMALL, ((2, 3, 257, 259), 1), ((4097, 37), -1)], ids=cases.label)
+@pytest.mark.parametrize(
+    ("shape", "axis"), [*cases.SMALL, ((2, 3, 257, 259), 1), ((4097, 37), -1)], ids=cases.label
+)
 def test_out_may_be_dy_or_x(shape, axis, frozen, alias):
     case = cases.make(shape, axis)
     options = {"axis": axis, "frozen": frozen, "activation": "relu"}

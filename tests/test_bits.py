@@ -111,7 +111,10 @@ def test_many_problems_at_once_from_python_threads():
 
 ENVIRONMENTS = {
     "nothing set": {},
-    **{f"OMP_NUM_THREADS={n}": {"OMP_NUM_THREADS": n} for n in ("1", "5", "0", "-3", "abc", "99999999999", "", "2,3")},
+    **{
+        f"OMP_NUM_THREADS={n}": {"OMP_NUM_THREADS": n}
+        for n in ("1", "5", "0", "-3", "abc", "99999999999", "", "2,3")
+    },
     "OMP_THREAD_LIMIT=1": {"OMP_THREAD_LIMIT": "1"},
     "OMP_THREAD_LIMIT=2, 7 asked for": {"OMP_THREAD_LIMIT": "2", "OMP_NUM_THREADS": "7"},
     "OMP_DYNAMIC=true": {"OMP_DYNAMIC": "true"},

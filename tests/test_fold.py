@@ -54,7 +54,9 @@ def test_folded_layer_equals_layer_then_batch_norm(kind, groups, with_bias, affi
 
     folded = bnkern.fold_batch_norm(w, b, mean, var, gamma, beta, out_axis=out_axis, groups=groups)
     want = bnkern.batch_norm_inference(layer(x, w, b, groups), mean, var, gamma, beta)
-    np.testing.assert_allclose(layer(x, *folded, groups), want, rtol=1e-12, atol=1e-12)  # sums of at most 36 terms
+    np.testing.assert_allclose(
+        layer(x, *folded, groups), want, rtol=1e-12, atol=1e-12
+    )  # sums of at most 36 terms
     assert np.array_equal(w, kept), "the layer's own weight stays"
     assert folded[0].shape == w.shape
     assert folded[1].shape == (12,)

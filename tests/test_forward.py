@@ -21,12 +21,16 @@ def check(case, *, weight=None, bias=None, relu=False, residual=None, eps=1e-5, 
     how = {"axis": axis, "eps": eps, "residual": residual, "activation": "relu" if relu else None}
     y, stats = bnkern.batch_norm_train(x, weight, bias, **how)
     mean, var, count = oracle.stats(x, axis, LD)
-    want = oracle.forward(x, mean, var, weight, bias, axis=axis, eps=eps, relu=relu, residual=residual, dtype=LD)
+    want = oracle.forward(
+        x, mean, var, weight, bias, axis=axis, eps=eps, relu=relu, residual=residual, dtype=LD
+    )
     assert y.dtype == x.dtype
     assert stats.count == count
     assert_close(y, want, y_scale(x, mean, var, weight, bias, residual, axis, eps), "y")
     same = bnkern.batch_norm_inference(x, stats.mean, stats.var, weight, bias, **how)
-    assert same_bits(y, same), "training and inference are one kernel family: the same bits from the same statistics"
+    assert same_bits(y, same), (
+        "training and inference are one kernel family: the same bits from the same statistics"
+    )
     return y
 
 
@@ -164,8 +168,12 @@ def test_out_of_any_memory_is_filled_and_returned(shape, axis, memory):
         assert np.array_equal(np.isnan(owner), neighbours), "what lies between the strides was written"
 
 
-@pytest.mark.parametrize("alias", [lambda x: x, lambda x: x[...], lambda x: x.view()], ids=["x", "x[...]", "view"])
-@pytest.mark.parametrize(("shape", "axis"), [*cases.SMALL, ((2, 3, 257, 259), 1), ((4097, 37), -1)], ids=cases.label)
+@pytest.mark.parametrize(
+    "alias", [lambda x: x, lambda x: x[...], lambda x: x.view()], ids=["x", "x[...]", "view"]
+)
+@pytest.mark.parametrize(
+    ("shape", "axis"), [*cases.SMALL, ((2, 3, 257, 259), 1), ((4097, 37), -1)], ids=cases.label
+)
 def test_out_may_be_x(shape, axis, alias):
     case = cases.make(shape, axis)
     options = {"axis": axis, "activation": "relu", "residual": case.residual}

@@ -1,6 +1,7 @@
-"""The gradients against finite differences of bnkern's own forward, in float64: no formula of a gradient is used here.
+"""The gradients against finite differences of bnkern's own forward: no formula of a gradient is used here.
 
-Central differences with step h err by h^2/6 of the third derivative, some 1e-10 here, and by 1e-16/h = 1e-11 of the sum.
+Central differences with step h err by h^2/6 of the third derivative, some 1e-10 here, and by 1e-16/h =
+1e-11 of the sum.
 """
 
 import cases
@@ -42,7 +43,9 @@ def forward(x, weight, bias, residual, axis, activation, frozen):
         return bnkern.batch_norm_inference(
             x, mean, var, weight, bias, axis=axis, eps=EPS, activation=activation, residual=residual
         )
-    return bnkern.batch_norm_train(x, weight, bias, axis=axis, eps=EPS, activation=activation, residual=residual)[0]
+    return bnkern.batch_norm_train(
+        x, weight, bias, axis=axis, eps=EPS, activation=activation, residual=residual
+    )[0]
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["batch", "frozen"])
@@ -71,7 +74,16 @@ def test_finite_differences(shape, axis, frozen, affine, activation, residual):
     y = forward(*variables.values(), axis, activation, frozen) if residual else None
     needs = [name for name, variable in variables.items() if variable is not None]
     grads = bnkern.batch_norm_backward(
-        case.dy, case.x, stats, *vectors, axis=axis, eps=EPS, frozen=frozen, activation=activation, y=y, needs=needs
+        case.dy,
+        case.x,
+        stats,
+        *vectors,
+        axis=axis,
+        eps=EPS,
+        frozen=frozen,
+        activation=activation,
+        y=y,
+        needs=needs,
     )
     for name in needs:
         want = slope(loss, variables[name])

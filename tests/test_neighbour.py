@@ -1,4 +1,4 @@
-"""A good neighbour: fork, Ctrl-C, other threads, little memory, and the names it leaves in the process. Issue 2, point 6.
+"""A good neighbour (issue 2, point 6): fork, Ctrl-C, other threads, little memory, names in the process.
 
 Each test has a process of its own, and a time limit that is a guard against hanging and nothing else.
 """
@@ -103,23 +103,22 @@ def test_gil_is_released(python):
 
 # ---------------------------------------------------------------- Ctrl-C
 
-# A call that would take minutes on arrays that take no memory: the zero page, read for as long as the call lasts, and for
-# the output one block of memory that appears a thousand times in a row.
+# Calls that would take minutes, on arrays that take no memory: the zero page, read for as long as the call
+# lasts, and for the output one block of memory that appears a thousand times in a row. SIGINT comes while
+# the kernel runs.
 CTRL_C = """
 import ctypes, mmap, os, signal, sys
 import numpy as np, bnkern
-name, threads = sys.argv[1], int(sys.argv[2])
-bnkern.set_num_threads(threads)
 SIZE = 1 << 38
 
 def zeros():
-    return np.frombuffer(mmap.mmap(-1, SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ), np.float32)
+    pages = mmap.mmap(-1, SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
+    return np.frombuffer(pages, np.float32)
 
-def scratch():
+def scratch(block=1 << 28):
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, *[ctypes.c_size_t] * 5]
-    block = 1 << 28
     file = os.memfd_create("block")
     os.ftruncate(file, block)
     start = libc.mmap(None, SIZE, 0, 0x22, 2**64 - 1, 0)  # private, anonymous: room without memory
@@ -127,37 +126,42 @@ def scratch():
         assert libc.mmap(at, block, 3, 0x11, file, 0) == at  # shared, at this place
     return np.frombuffer((ctypes.c_char * SIZE).from_address(start), np.float32)
 
-shape = (1, 1, -1) if name.endswith("cf") else (-1, 1) if name.endswith("cl") else (-1, 2, 1 << 20)
-x = zeros().reshape(shape)
+shapes = {"one row": (1, 1, -1), "one column": (-1, 1), "columns": (-1, 64)}
+shapes |= {"long rows": (16, 2, -1), "rows": (-1, 2, 1 << 20)}
+shape = shapes[sys.argv[1]]
+x, out = zeros().reshape(shape), scratch().reshape(shape)
 c = x.shape[1]
 mean, var = np.zeros(c), np.ones(c)
 stats = bnkern.BatchStats(mean, var, x.size // c)
+small = np.random.default_rng(0).standard_normal((8, 3, 100, 100))
 calls = {
     "stats": lambda: bnkern.batch_stats(x),
     "reduce": lambda: bnkern.backward_reduce(x, x, stats),
-    "train": lambda: bnkern.batch_norm_train(x, None, None, mean, var, out=scratch().reshape(shape)),
-    "inference": lambda: bnkern.batch_norm_inference(x, mean, var, out=scratch().reshape(shape)),
-    "backward": lambda: bnkern.batch_norm_backward(x, x, stats, out=scratch().reshape(shape)),
-    "frozen": lambda: bnkern.batch_norm_backward(x, x, stats, frozen=True, needs=("x",), out=scratch().reshape(shape)),
+    "train": lambda: bnkern.batch_norm_train(x, None, None, mean, var, out=out),
+    "inference": lambda: bnkern.batch_norm_inference(x, mean, var, out=out),
+    "backward": lambda: bnkern.batch_norm_backward(x, x, stats, out=out),
+    "frozen": lambda: bnkern.batch_norm_backward(x, x, stats, frozen=True, needs=("x",), out=out),
 }
-signal.setitimer(signal.ITIMER_REAL, 1)
 signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-try:
-    calls[name.partition("-")[0]]()
-except KeyboardInterrupt:
-    assert not mean.any() and (var == 1).all(), "running statistics were changed"
-    small = np.random.default_rng(0).standard_normal((8, 3, 100, 100))
-    assert np.isfinite(bnkern.batch_norm_train(small)[0]).all(), "the next call works"
-    print("interrupted")
+for threads in (1, 2):
+    bnkern.set_num_threads(threads)
+    for name, call in calls.items():
+        print(name, "with", threads, "threads", flush=True)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            call()
+            sys.exit("the call ended")
+        except KeyboardInterrupt:
+            assert not mean.any() and (var == 1).all(), "running statistics were changed"
+        assert np.isfinite(bnkern.batch_norm_train(small)[0]).all(), "the next call works"
 """
 
 
 @support.skip_sanitised
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("layout", ["cf", "cl", "rows"])
-@pytest.mark.parametrize("call", ["stats", "reduce", "train", "inference", "backward", "frozen"])
-def test_ctrl_c_ends_a_long_call(python, call, layout, threads):
-    assert python(CTRL_C, f"{call}-{layout}", threads, timeout=60).stdout == "interrupted\n"
+@pytest.mark.parametrize("shape", ["one row", "one column", "long rows", "rows", "columns"])
+def test_ctrl_c_ends_a_long_call(python, shape):
+    """Half a second is promised, 20 s for twelve calls is the guard against hanging."""
+    python(CTRL_C, shape, timeout=20)
 
 
 # ---------------------------------------------------------------- memory
@@ -170,9 +174,8 @@ bnkern.set_num_threads(1)
 x = np.random.default_rng(0).standard_normal((64, 700, 7, 7)).astype(np.float32)
 bnkern.batch_norm_train(x)
 bnkern.batch_norm_train(x[:, ::2, :, ::2])
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 failed = succeeded = 0
-for extra in [0, 1 << 12, 1 << 14, 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 21, 1 << 22, 1 << 23, 1 << 24, 1 << 26]:
+for extra in [0, *(1 << k for k in range(12, 27))]:
     for view in (x, x[:, ::2, :, ::2]):
         for out in (None, np.full(view.shape, 7, np.float32)):
             mean, var = np.zeros(view.shape[1]), np.ones(view.shape[1])
@@ -206,12 +209,16 @@ def test_memory_error_leaves_everything_as_it_was(python):
 def test_the_extension_exports_its_init_function_alone():
     if shutil.which("nm") is None:
         pytest.skip("nm is not installed")
-    lines = subprocess.run(["nm", "-D", "--defined-only", _cpu.__file__], capture_output=True, text=True, check=True)
+    lines = subprocess.run(
+        ["nm", "-D", "--defined-only", _cpu.__file__], capture_output=True, text=True, check=True
+    )
     assert [line.split()[-1] for line in lines.stdout.splitlines()] == ["PyInit__cpu"]
 
 
 def test_the_runtimes_own_settings_are_not_changed(python):
-    """omp_set_num_threads would reach every other library in the process; asked through the runtime already loaded."""
+    """omp_set_num_threads would reach every other library in the process; asked through the runtime already
+    loaded.
+    """
     code = """
 import ctypes, sys
 import numpy as np, bnkern
@@ -230,11 +237,3 @@ assert runtime.omp_get_max_threads() == before
     if "serial build" in done.stderr:
         pytest.skip("built without OpenMP")
     assert done.returncode == 0, done.stderr
-
-
-def test_import_time_is_reported(python, record_property):
-    """Not asserted: it is the machine's as much as ours. `bnkern` promises less than 0.1 s beyond NumPy."""
-    code = "import time, numpy; t = time.perf_counter(); import bnkern; print(time.perf_counter() - t)"
-    seconds = min(float(python(code).stdout) for _ in range(3))
-    record_property("seconds to import bnkern after numpy", seconds)
-    assert seconds > 0

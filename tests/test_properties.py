@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 import bnkern
 
-DIMENSIONS = [st.integers(1, 40), st.integers(1, 9), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)]
+DIMENSIONS = [
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 3),
+]
 
 
 @st.composite
@@ -22,7 +29,9 @@ def shapes(draw):
 
 @st.composite
 def views(draw, rank):
-    """A function that puts an array elsewhere in memory: axes in any order, steps of any size and sign, gaps."""
+    """A function that puts an array elsewhere in memory: axes in any order, steps of any size and sign,
+    gaps.
+    """
     order = draw(st.permutations(range(rank)))
     steps = draw(st.lists(st.sampled_from([1, 1, 1, 2, 3, -1, -2]), min_size=rank, max_size=rank))
     gap = draw(st.lists(st.integers(0, 2), min_size=rank, max_size=rank))
@@ -71,7 +80,9 @@ def test_forward_and_backward(problem, with_weight, with_bias, relu, with_residu
     )
     assert_close(y, want, y_scale(case.x, mean, var, weight, bias, residual, axis, eps), "y")
 
-    grads = bnkern.batch_norm_backward(dy, x, stats, weight, bias, frozen=frozen, y=y if relu else None, **how)
+    grads = bnkern.batch_norm_backward(
+        dy, x, stats, weight, bias, frozen=frozen, y=y if relu else None, **how
+    )
     want = oracle.backward(
         case.dy, case.x, mean, var, weight, axis=axis, eps=eps, frozen=frozen, y=y if relu else None, dtype=LD
     )
@@ -93,13 +104,17 @@ def test_memory_changes_no_bit(problem):
 
 @given(problems(), st.data())
 def test_any_split_is_the_whole(problem, data):
-    """Statistics and gradients from parts along any axis but the channels', parts of any size, none included."""
+    """Statistics and gradients from parts along any axis but the channels', parts of any size, none
+    included.
+    """
     case, (move_x, move_dy, _) = problem
     axis, rank = case.axis % case.x.ndim, case.x.ndim
     assume(case.x.size > case.channels)
     along = data.draw(st.sampled_from([d for d in range(rank) if d != axis]), label="along")
     cuts = sorted(data.draw(st.lists(st.integers(0, case.x.shape[along]), max_size=4), label="cuts"))
-    parts = list(zip(np.split(move_dy(case.dy), cuts, along), np.split(move_x(case.x), cuts, along), strict=True))
+    parts = list(
+        zip(np.split(move_dy(case.dy), cuts, along), np.split(move_x(case.x), cuts, along), strict=True)
+    )
 
     stats = bnkern.merge_stats(bnkern.batch_stats(x, axis=axis) for _, x in parts)
     mean, var, count = oracle.stats(case.x, axis, LD)
@@ -113,5 +128,7 @@ def test_any_split_is_the_whole(problem, data):
     scales = grad_scales(case.dy, case.x, mean, var, case.weight, axis)
     assert_close(y, oracle.forward(case.x, mean, var, case.weight, case.bias, axis=axis, dtype=LD),
                  y_scale(case.x, mean, var, case.weight, case.bias, None, axis), "y")  # fmt: skip
-    for name, got, scale in zip(("dx", "dweight", "dbias"), (dx, sums.sum_dy_xhat, sums.sum_dy), scales, strict=True):
+    for name, got, scale in zip(
+        ("dx", "dweight", "dbias"), (dx, sums.sum_dy_xhat, sums.sum_dy), scales, strict=True
+    ):
         assert_close(got, getattr(want, name), scale, name, dtype=case.x.dtype)

@@ -1,4 +1,4 @@
-"""Running statistics: the arithmetic of Algorithm 2, in place and pure, whatever the buffers look like in memory."""
+"""Running statistics: the arithmetic of Algorithm 2, in place and pure, in buffers of any memory."""
 
 import cases
 import numpy as np
@@ -14,7 +14,9 @@ def start(channels, dtype):
 
 
 def assert_updated(got, old, stats, momentum, correction):
-    """The new running pair is the oracle's, from the returned statistics, with one rounding to its dtype and two before."""
+    """The new running pair is the oracle's, from the returned statistics, with one rounding to its dtype
+    and two before.
+    """
     batch = stats.mean, oracle.unbiased(stats.var, stats.count, correction)
     for name, new, before, value in zip(("running_mean", "running_var"), got, old, batch, strict=True):
         want = oracle.running(before, value, momentum)
@@ -52,13 +54,17 @@ def test_defaults_are_the_papers():
 
 
 def test_cumulative_average_is_algorithm_2():
-    """momentum=None, num_batches = 1, 2, ...: the plain average of the batches, whatever the buffers held before."""
+    """momentum=None, num_batches = 1, 2, ...: the plain average of the batches, whatever the buffers held
+    before.
+    """
     batches = [cases.make((6, 5, 7), 1, "float64", seed).x for seed in range(4)]
     mean, var = np.full(5, 1e3), np.full(5, 1e3)
     for k, x in enumerate(batches, 1):
         bnkern.batch_norm_train(x, None, None, mean, var, momentum=None, num_batches=k)
     means, variances = zip(*(oracle.stats(x, 1, LD)[:2] for x in batches), strict=True)
-    np.testing.assert_allclose(mean, np.mean(means, axis=0).astype(float), rtol=1e-13)  # 4 updates of some units each
+    np.testing.assert_allclose(
+        mean, np.mean(means, axis=0).astype(float), rtol=1e-13
+    )  # 4 updates of some units each
     unbiased = [oracle.unbiased(v, 42) for v in variances]
     np.testing.assert_allclose(var, np.mean(unbiased, axis=0).astype(float), rtol=1e-13)
 

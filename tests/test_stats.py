@@ -1,4 +1,4 @@
-"""Statistics and gradients in parts: any split of a batch, unequal or empty, merged, is the whole batch to rounding."""
+"""Statistics and gradients in parts: any split of a batch, merged, is the whole batch to rounding."""
 
 import cases
 import numpy as np
@@ -17,8 +17,9 @@ FLOAT64 = np.finfo(np.float64).eps
 def assert_stats_close(stats, x, axis):
     """Mean and variance against the oracle, in units of x's dtype.
 
-    A unit of the mean is one of the standard deviation (for float64 input, one of the mean itself at least: it is returned
-    as a float64). The variance enters y by its root, which halves relative errors: so it may be off by twice the units.
+    A unit of the mean is one of the standard deviation (for float64 input, one of the mean itself at least:
+    it is returned as a float64). The variance enters y by its root, which halves relative errors: so it may
+    be off by twice the units.
     """
     mean, var, count = oracle.stats(x, axis, LD)
     own = np.abs(mean) if x.dtype == np.float64 else 0
@@ -75,9 +76,14 @@ def rows(seed, count, offset):
     return offset + np.random.default_rng(seed).standard_normal((count, 3)) * [1, 1e-3, 1e3]
 
 
-@given(st.integers(0, 999), st.lists(st.integers(0, 40), min_size=1, max_size=8), st.sampled_from([0.0, 1e3, -1e6]))
+@given(
+    st.integers(0, 999),
+    st.lists(st.integers(0, 40), min_size=1, max_size=8),
+    st.sampled_from([0.0, 1e3, -1e6]),
+)
 def test_merge_stats_is_exact_to_rounding(seed, counts, offset):
-    """Chan's merge in float64: each step rounds the mean and the sum of squares by a unit or two of their own size.
+    """Chan's merge in float64: each step rounds the mean and the sum of squares by a unit or two of their
+    own size.
 
     A mean that is wrong by a unit u moves the variance by 2 * u * (distance of the parts' means) at most.
     """
@@ -169,10 +175,14 @@ def test_gradients_of_a_split_batch(shape, axis, dtype, cuts, activation):
     pairs = list(zip(split(case.dy, cuts, along), split(case.x, cuts, along), strict=True))
     sums = [bnkern.backward_reduce(dy, x, stats, *vectors, **how) for dy, x in pairs]
     whole = bnkern.GradSums(*(sum(column) for column in zip(*sums, strict=True)))
-    dx = np.concatenate([bnkern.backward_apply(dy, x, stats, whole, *vectors, **how) for dy, x in pairs], axis=along)
+    dx = np.concatenate(
+        [bnkern.backward_apply(dy, x, stats, whole, *vectors, **how) for dy, x in pairs], axis=along
+    )
 
     mean, var, _ = oracle.stats(case.x, axis, LD)
-    want = oracle.backward(case.dy, case.x, mean, var, case.weight, axis=axis, y=y if activation else None, dtype=LD)
+    want = oracle.backward(
+        case.dy, case.x, mean, var, case.weight, axis=axis, y=y if activation else None, dtype=LD
+    )
     scales = grad_scales(want.dresidual, case.x, mean, var, case.weight, axis)
     assert whole.sum_dy.dtype == whole.sum_dy_xhat.dtype == np.float64
     for name, got, expected, scale in zip(

@@ -1,4 +1,4 @@
-"""How many threads: the setting, the context manager, and the four limits from outside, read from made-up places."""
+"""How many threads: the setting, the context manager, and the four limits from outside."""
 
 import json
 import os
@@ -55,7 +55,11 @@ def test_setting_is_seen_by_other_python_threads():
 
 # ---------------------------------------------------------------- the default
 
-CHILD = "import bnkern, json; from bnkern import _threads; print(json.dumps([bnkern.get_num_threads(), _threads.limits()]))"
+CHILD = """
+import json
+from bnkern import _threads, get_num_threads
+print(json.dumps([get_num_threads(), _threads.limits()]))
+"""
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,9 @@ CHILD = "import bnkern, json; from bnkern import _threads; print(json.dumps([bnk
         ({"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "5"}, 1),
         ({"OMP_THREAD_LIMIT": "abc"}, None),
     ],
-    ids=lambda v: " ".join(f"{k}={x}" for k, x in v.items()) or "unset" if isinstance(v, dict) else f"limit {v}",
+    ids=lambda v: (
+        " ".join(f"{k}={x}" for k, x in v.items()) or "unset" if isinstance(v, dict) else f"limit {v}"
+    ),
 )
 def test_openmp_variables(python, env, limit):
     """What sets no limit leaves those of affinity and container."""
@@ -86,7 +92,9 @@ def test_openmp_variables(python, env, limit):
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity on this system")
 def test_affinity(python):
-    assert python(f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})\n{CHILD}").stdout.startswith("[1,")
+    assert python(
+        f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})\n{CHILD}"
+    ).stdout.startswith("[1,")
 
 
 def write(root, files):
@@ -100,17 +108,33 @@ QUOTAS = {
     "v2 half": ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
     "v2 none": ("0::/\n", {"cpu.max": "max 100000\n"}, None),
     "v2 in a subgroup": ("0::/a/b\n", {"a/b/cpu.max": "400000 100000\n"}, 4),
-    "v2 the least of all above": ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "200000 100000\n"}, 2),
+    "v2 the least of all above": (
+        "0::/a/b\n",
+        {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "200000 100000\n"},
+        2,
+    ),
     "v2 path of the host inside a container": ("0::/docker/abc\n", {"cpu.max": "200000 100000\n"}, 2),
     "v2 no file": ("0::/\n", {}, None),
     "v2 nonsense": ("0::/\n", {"cpu.max": "what\n"}, None),
     "v2 empty": ("0::/\n", {"cpu.max": ""}, None),
     "v2 period zero": ("0::/\n", {"cpu.max": "100000 0\n"}, None),
     "v2 beyond every machine": ("0::/\n", {"cpu.max": "99999999999999 1000\n"}, 512),
-    "v1": ("4:cpu,cpuacct:/\n", {"cpu,cpuacct/cpu.cfs_quota_us": "150000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 2),
-    "v1 under cpu": ("4:cpu:/x\n", {"cpu/x/cpu.cfs_quota_us": "300000", "cpu/x/cpu.cfs_period_us": "100000"}, 3),
+    "v1": (
+        "4:cpu,cpuacct:/\n",
+        {"cpu,cpuacct/cpu.cfs_quota_us": "150000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+        2,
+    ),
+    "v1 under cpu": (
+        "4:cpu:/x\n",
+        {"cpu/x/cpu.cfs_quota_us": "300000", "cpu/x/cpu.cfs_period_us": "100000"},
+        3,
+    ),
     "v1 none": ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-    "v1 of another controller": ("4:memory:/\n", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, None),
+    "v1 of another controller": (
+        "4:memory:/\n",
+        {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"},
+        None,
+    ),
     "hybrid": ("4:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
     "no membership": ("", {"cpu.max": "100000 100000\n"}, None),
     "a path that climbs out": ("0::/../../etc\n", {"cpu.max": "200000 100000\n"}, 2),

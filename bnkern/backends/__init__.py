@@ -70,5 +70,5 @@ class Backend(Protocol):
         `needs` is not empty, and holds "residual" only with p.relu: without activation dresidual is dy.
         """
 
-    def update_running(self, running: Array, value: Array, momentum: float) -> None:
-        """running = (1 - momentum) * running + momentum * value in place, in float64, rounded once."""
+    def update_running(self, running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
+        """running = (1 - momentum) * running + momentum * (value * scale) in place, in float64, rounded once."""

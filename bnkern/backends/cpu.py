@@ -1,19 +1,21 @@
 """NumPy arrays on the compiled kernels (bnkern._cpu).
 
 An entry point of `_cpu` takes arrays as they lie in memory when all of them have rows without gaps (channels first) or
-channels without gaps (channels last), and returns None when they do not. Then, and only then, what does not fit is
-copied here. All arrays are allocated before the first kernel runs.
+channels without gaps (channels last), and returns None when they do not. Then, and only then, x is copied if no kernel
+can walk it, everything else is copied to x's memory order, and the entry point is called again. All memory is allocated
+before the first kernel runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from bnkern import _cpu, _threads
+import bnkern._cpu as _cpu
 from bnkern._check import Problem
+from bnkern._threads import get_num_threads
 from bnkern._types import Array
 
 Vector = Array | None
@@ -25,29 +27,42 @@ def accepts(x: Array) -> str | None:
 
 
 def stats(p: Problem, x: Array) -> tuple[Array, Array]:
-    return _run(_cpu.stats, p, (x,), ())
+    threads = get_num_threads()
+    return _cpu.stats(x, p.axis, threads) or _cpu.stats(_model(p, x), p.axis, threads)
 
 
 def train(
     p: Problem, x: Array, weight: Vector, bias: Vector, residual: Vector, out: Vector
 ) -> tuple[Array, Array, Array]:
-    y = _like(x) if out is None else out
-    mean, var = _run(_cpu.train, p, (x, residual), (y,), weight, bias, eps=p.eps, relu=p.relu)
-    return y, mean, var
+    options = weight, bias, p.axis, p.eps, p.relu, get_num_threads()
+    result = _cpu.train(x, residual, out, *options)
+    if result is None:
+        model = _model(p, x)
+        y, mean, var = _cpu.train(model, _conform(residual, model), None, *options)
+        return _deliver(y, x, out), mean, var
+    return result
 
 
 def inference(
     p: Problem, x: Array, mean: Array, var: Array, weight: Vector, bias: Vector, residual: Vector, out: Vector
 ) -> Array:
-    y = _like(x) if out is None else out
-    _run(_cpu.inference, p, (x, residual), (y,), mean, var, weight, bias, eps=p.eps, relu=p.relu)
+    options = mean, var, weight, bias, p.axis, p.eps, p.relu, get_num_threads()
+    y = _cpu.inference(x, residual, out, *options)
+    if y is None:
+        model = _model(p, x)
+        return _deliver(_cpu.inference(model, _conform(residual, model), None, *options), x, out)
     return y
 
 
 def reduce(
     p: Problem, dy: Array, x: Array, mean: Array, var: Array, weight: Vector, bias: Vector, y: Vector
 ) -> tuple[Array, Array]:
-    return _run(_cpu.reduce, p, (dy, x, y), (), mean, var, weight, bias, eps=p.eps, relu=p.relu)
+    options = mean, var, weight, bias, p.axis, p.eps, p.relu, get_num_threads()
+    result = _cpu.reduce(dy, x, y, *options)
+    if result is None:
+        model = _model(p, x)
+        return _cpu.reduce(_conform(dy, model), model, _conform(y, model), *options)
+    return result
 
 
 def input_grad(
@@ -55,87 +70,76 @@ def input_grad(
     sums: tuple[Array, Array] | None, count: int, out: Vector, want_dx: bool, want_dresidual: bool,
 ) -> tuple[Array | None, Array | None]:  # fmt: skip
     """dx and the residual's gradient from given sums; sums=None: frozen statistics."""
-    dx = _like(x) if out is None else out
-    dresidual = _like(x) if want_dresidual else None
-    _run(
-        _cpu.input_grad, p, (dy, x, y), (dx, dresidual), mean, var, weight, bias, *(sums or (None, None)),
-        eps=p.eps, relu=p.relu, frozen=sums is None, count=count,
-    )  # fmt: skip
-    return (dx if want_dx else None), dresidual
+    vectors = mean, var, weight, bias, *(sums or (None, None))
+    options = count, sums is None, want_dresidual, p.axis, p.eps, p.relu, get_num_threads()
+    result = _cpu.input_grad(dy, x, y, out, None, *vectors, *options)
+    if result is None:
+        model = _model(p, x)
+        dx, dresidual = _cpu.input_grad(_conform(dy, model), model, _conform(y, model), None, None, *vectors, *options)
+        result = _deliver(dx, x, out), dresidual
+    return (result[0] if want_dx else None), result[1]
 
 
 def backward(
     p: Problem, dy: Array, x: Array, mean: Array, var: Array, weight: Vector, bias: Vector, y: Vector,
-    frozen: bool, count: int | None, needs: Collection[str], out: Vector,
+    frozen: bool, count: int, needs: Collection[str], out: Vector,
 ) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
     """Both passes, or the one that `needs` and `frozen` leave."""
-    want_dx, want_dresidual = "x" in needs, "residual" in needs and p.relu
+    want_dx, want_dresidual = "x" in needs, "residual" in needs
     want_sums = "weight" in needs or "bias" in needs
-    count = p.count if count is None else count
     if not (want_dx or want_dresidual):
-        sums = reduce(p, dy, x, mean, var, weight, bias, y) if want_sums else (None, None)
-        return None, *sums, None
+        return None, *reduce(p, dy, x, mean, var, weight, bias, y), None
     if frozen and not want_sums:
         dx, dresidual = input_grad(p, dy, x, mean, var, weight, bias, y, None, count, out, want_dx, want_dresidual)
         return dx, None, None, dresidual
-    dx = _like(x) if out is None else out
-    dresidual = _like(x) if want_dresidual else None
-    sums = _run(
-        _cpu.backward, p, (dy, x, y), (dx, dresidual), mean, var, weight, bias,
-        eps=p.eps, relu=p.relu, frozen=frozen, count=count,
-    )  # fmt: skip
-    return (dx if want_dx else None), *sums, dresidual
+    options = mean, var, weight, bias, count, frozen, want_dresidual, p.axis, p.eps, p.relu, get_num_threads()
+    result = _cpu.backward(dy, x, y, out, None, *options)
+    if result is None:
+        model = _model(p, x)
+        dx, *rest = _cpu.backward(_conform(dy, model), model, _conform(y, model), None, None, *options)
+        result = _deliver(dx, x, out), *rest
+    return result if want_dx else (None, *result[1:])
 
 
-def update_running(running: Array, value: Array, momentum: float) -> None:
-    """running = (1 - momentum) * running + momentum * value, in float64, in place whatever the strides."""
-    with np.errstate(all="ignore"):
-        running[...] = (1.0 - momentum) * running.astype(np.float64) + momentum * value
+def update_running(running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
+    """running = (1 - momentum) * running + momentum * (value * scale), in float64, in place whatever the strides."""
+    if not _cpu.blend(running, value, momentum, scale):  # byte-swapped or misaligned
+        with np.errstate(all="ignore"):
+            running[...] = (1.0 - momentum) * running.astype(np.float64) + momentum * (value * scale)
 
 
 def explain(x: Array, axis: int, op: str) -> dict[str, Any]:
     """How a call on x would run: for bnkern.explain."""
     path = _cpu.layout(x, axis)
-    facts: dict[str, Any] = _cpu.plan_of(x if path else np.ascontiguousarray(x, _native(x)), axis, op, _threads.get_num_threads())
+    walked = x if path else np.array(x, _native(x), order="C", subok=False)
+    facts: dict[str, Any] = _cpu.plan_of(walked, axis, op, get_num_threads())
     facts["isa"] = _cpu.level()
     if path is None:
         facts["note"] = "copied once: neither rows nor channels lie without gaps, aligned and in native byte order"
     return facts
 
 
-def _native(x: Array) -> np.dtype:
+def _native(x: Array) -> np.dtype[Any]:
     return x.dtype.newbyteorder("=")
 
 
-def _like(x: Array) -> Array:
-    """A new array in x's shape and memory order."""
-    return np.empty_like(x, dtype=_native(x), subok=False)
+def _model(p: Problem, x: Array) -> Array:
+    """x itself where a kernel can walk it, else a copy of it that one can."""
+    return x if _cpu.layout(x, p.axis) else np.array(x, _native(x), order="C", subok=False)
 
 
-def _run(
-    entry: Callable[..., Any], p: Problem, inputs: tuple[Vector, ...], outputs: tuple[Vector, ...], *vectors: Vector, **options: Any
-) -> Any:
-    """Call an entry point; where it declines, call it again on copies that share one layout."""
-    threads = _threads.get_num_threads()
-    result = entry(*inputs, *outputs, *vectors, axis=p.axis, threads=threads, **options)
-    if result is not None:
-        return result
-    x = inputs[0]
-    model = x if _cpu.layout(x, p.axis) else np.ascontiguousarray(x, _native(x))
-    copies = [_conform(a, model, x, copy=True) for a in inputs]
-    results = [_conform(a, model, x, copy=False) for a in outputs]
-    result = entry(*copies, *results, *vectors, axis=p.axis, threads=threads, **options)
-    for given, computed in zip(outputs, results, strict=True):
-        if given is not None:
-            given[...] = computed
-    return result
-
-
-def _conform(a: Vector, model: Array, x: Array, copy: bool) -> Vector:
-    """`a` in the model's memory order: a copy of it, or empty memory for a result."""
-    if a is None or a is x:
-        return model if a is x else None
+def _conform(a: Vector, model: Array) -> Vector:
+    """A copy of `a` in the model's memory order."""
+    if a is None:
+        return None
     fresh = np.empty_like(model, subok=False)
-    if copy:
-        fresh[...] = a
+    fresh[...] = a
     return fresh
+
+
+def _deliver(result: Array, x: Array, out: Vector) -> Array:
+    """A result computed on copies, where the user wants it: in `out`, else in x's memory order."""
+    if out is None:
+        out = np.empty_like(x, dtype=_native(x), subok=False)
+    out[...] = result
+    return out

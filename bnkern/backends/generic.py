@@ -105,8 +105,9 @@ def backward(
     return dx, sum_dy, sum_dy_xhat, dresidual
 
 
-def update_running(running: Array, value: Array, momentum: float) -> None:
-    running[...] = blend(running, value, momentum)
+def update_running(running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
+    with np.errstate(all="ignore"):
+        running[...] = blend(running, value * scale, momentum)
 
 
 def _deliver(result: Array, out: Maybe) -> Array:

@@ -89,7 +89,7 @@ void BN_NAME(reduce_cf)(const bn_span *a, double *sum_dy, double *sum_dy_xhat)
 
 void BN_NAME(reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, void *scratch)
 {
-    struct columns_scratch z = columns_scratch(scratch);
+    struct columns_scratch z = columns_scratch(scratch, a->width);
     const int64_t w = a->width;
     const int flat = is_flat(a);
     const A *coef = a->coef;

@@ -50,18 +50,24 @@ INLINE int finish(int64_t n, A shift, double s, double q, double *mean, double *
 SUB_BLOCKS(sub_blocks, CHAINS)
 SUB_BLOCKS(sub_block, NV)
 
-/* A sub-block that is not full. */
+/* A sub-block that is not full: whole groups of 16 lanes, then d = 0 in the lanes past the end. */
 static void last_sub_block(const T *x, int64_t n, A shift, double *acc_s, double *acc_q)
 {
-    A s[BN_LANES] = {0}, q[BN_LANES] = {0};
-    for (int64_t i = 0; i < n; i++) {
-        A d = get(x + i) - shift;
-        s[i % BN_LANES] += d;
-        q[i % BN_LANES] += d * d;
-    }
+    vec s[NV], q[NV];
+    A d[BN_LANES] = {0};
+    int64_t i = 0;
+    memset(s, 0, sizeof s), memset(q, 0, sizeof q);
+    for (; i + BN_LANES <= n; i += BN_LANES)
+        for (int k = 0; k < NV; k++) {
+            vec v = load(x + i + k * W) - splat(shift);
+            s[k] += v;
+            q[k] += v * v;
+        }
+    for (int k = 0; i + k < n; k++) d[k] = get(x + i + k) - shift;
     for (int k = 0; k < NV; k++) {
-        fold_lanes(acc_s, load_a(s + k * W), k);
-        fold_lanes(acc_q, load_a(q + k * W), k);
+        vec v = load_a(d + k * W);
+        fold_lanes(acc_s, s[k] + v, k);
+        fold_lanes(acc_q, q[k] + v * v, k);
     }
 }
 
@@ -133,14 +139,27 @@ INLINE void add_shifted(const T *x, const T *dy, const T *r, const coefs *shift,
     *q += d * d;
 }
 
+/* first_shift of all columns. */
+INLINE void first_shifts(const bn_span *a, A *shift)
+{
+    const T *x = a->x;
+    int64_t c = 0;
+    for (; a->rows >= 8 && c + W <= a->width; c += W) {
+        vec v[8];
+        for (int i = 0; i < 8; i++) v[i] = load(x + i * a->xs + c);
+        store_a(shift + c, (((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))) * (A)0.125);
+    }
+    for (; c < a->width; c++) shift[c] = first_shift(x + c, a->xs, a->rows);
+}
+
 /* The same for up to BN_GROUP channels side by side; a channel that needs it is gathered and summed again. */
 void BN_NAME(stats_cl)(const bn_span *a, double *mean, double *m2, void *scratch)
 {
-    struct columns_scratch z = columns_scratch(scratch);
+    struct columns_scratch z = columns_scratch(scratch, a->width);
     const T *x = a->x;
     const int64_t w = a->width, n = a->rows;
     const int flat = is_flat(a);
-    for (int64_t c = 0; c < w; c++) z.coef[c] = first_shift(x + c, a->xs, n);
+    first_shifts(a, z.coef);
     for (int64_t c = w; flat && c < BN_LANES * w; c++) z.coef[c] = z.coef[c - w];
     columns(add_shifted, a, z.coef, z.cs, flat, 0, z.acc_s, z.acc_q);
     for (int64_t c = 0; c < w; c++) {

@@ -24,15 +24,19 @@ static void coef_backward(void *coef, int64_t cs, int64_t c, double mean_dy, dou
     k[BN_DY_XHAT * cs] = (A)mean_dy_xhat;
 }
 
-static void coef_tile(void *tile, int64_t ts, const void *coef, int64_t cs, int64_t c, int64_t channels, int64_t repeat,
-                      int64_t times)
+static void coef_tile(void *tile, int64_t ts, const void *coef, int64_t cs, int rows, int64_t c, int64_t channels,
+                      int64_t repeat, int64_t times)
 {
-    for (int k = 0; k < BN_NCOEF; k++) {
+    const int64_t n = channels * repeat;
+    for (int k = 0; k < rows; k++) {
         const A *from = (const A *)coef + k * cs + c;
         A *to = (A *)tile + k * ts;
-        for (int64_t t = 0; t < times; t++)
+        if (repeat == 1) memcpy(to, from, channels * sizeof(A));
+        else
             for (int64_t i = 0; i < channels; i++)
-                for (int64_t j = 0; j < repeat; j++) *to++ = from[i];
+                for (int64_t j = 0; j < repeat; j++) to[i * repeat + j] = from[i];
+        for (int64_t done = n; done < n * times; done *= 2) /* each copy doubles what there is */
+            memcpy(to + done, to, (done < n * times - done ? done : n * times - done) * sizeof(A));
     }
 }
 
