@@ -1,4 +1,4 @@
-"""The lists of layers to measure on, for benchmarks and tests: one line each, name, logical shape, how often."""
+"""The lists of layers to measure on, for benchmarks and tests. A line: name, logical shape, how often."""
 
 from __future__ import annotations
 

@@ -91,10 +91,11 @@ bench_call *bench_make(int op, int bits, int layout, int ndims, const int64_t *d
 
     failed |= add(c, DNNL_ARG_SRC, md, x);
     failed |= add(c, DNNL_ARG_MEAN, vector, mean) | add(c, DNNL_ARG_VARIANCE, vector, var);
-    failed |= add(c, DNNL_ARG_SCALE, vector, weight) | add(c, DNNL_ARG_SHIFT, vector, bias);
+    failed |= add(c, DNNL_ARG_SCALE, vector, weight);
+    if (!backward) failed |= add(c, DNNL_ARG_SHIFT, vector, bias);
     if (backward) failed |= add(c, DNNL_ARG_DIFF_DST, md, dy) | add(c, DNNL_ARG_DIFF_SRC, md, out);
     else failed |= add(c, DNNL_ARG_DST, md, out);
-    if (op == BACKWARD) failed |= add(c, DNNL_ARG_DIFF_SCALE, vector, dweight) | add(c, DNNL_ARG_DIFF_SHIFT, vector, dbias);
+    if (backward) failed |= add(c, DNNL_ARG_DIFF_SCALE, vector, dweight) | add(c, DNNL_ARG_DIFF_SHIFT, vector, dbias);
     return failed ? NULL : c;
 }
 

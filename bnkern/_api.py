@@ -99,7 +99,9 @@ def batch_norm_train(
     TypeError, ValueError
         On arguments other than these, before anything is written.
 
-    Notes ----- The paper's Algorithm 1. Running statistics with momentum=None and correction=1 are those of
+    Notes
+    -----
+    The paper's Algorithm 1. Running statistics with momentum=None and correction=1 are those of
     its Algorithm 2. A batch without elements leaves them as they are.
     """
     p, factor, correction = _check.train(
@@ -153,7 +155,9 @@ def batch_norm_backward(
         On arguments other than these, before anything is written; among them a stats.count that is not the
         number of values per channel of x (parts of a batch: `backward_reduce`, `backward_apply`).
 
-    Notes ----- The chain rule of the paper's section 3, simplified. With xhat = (x - mean) / sqrt(var + eps)
+    Notes
+    -----
+    The chain rule of the paper's section 3, simplified. With xhat = (x - mean) / sqrt(var + eps)
     and sums over the n values of a channel: dbias = sum(dy), dweight = sum(dy * xhat), and dx = weight /
     sqrt(var + eps) * (dy - dbias / n - xhat * dweight / n), or with frozen statistics only the dy.
     """
@@ -267,7 +271,9 @@ def update_running(
     TypeError, ValueError
         On arguments other than these.
 
-    Notes ----- running = (1 - momentum) * running + momentum * batch, in float64, with var * count / (count -
+    Notes
+    -----
+    running = (1 - momentum) * running + momentum * batch, in float64, with var * count / (count -
     correction) for the variance. momentum=None and correction=1 give the averages of the paper's Algorithm 2,
     step 10.
     """
@@ -339,7 +345,9 @@ def backward_apply(
     TypeError, ValueError
         On arguments other than these, before anything is written.
 
-    Notes ----- dx = weight / sqrt(var + eps) * (dy - sum_dy / n - xhat * sum_dy_xhat / n): the paper's
+    Notes
+    -----
+    dx = weight / sqrt(var + eps) * (dy - sum_dy / n - xhat * sum_dy_xhat / n): the paper's
     section 3, simplified.
     """
     p, mean, var, pair, count = _check.apply(dy, x, stats, sums, weight, bias, axis, eps, activation, y, out)
@@ -386,7 +394,9 @@ def fold_batch_norm(
     TypeError, ValueError
         On arguments other than these.
 
-    Notes ----- With s = weight / sqrt(running_var + eps): W * s and (conv_bias - running_mean) * s + bias, in
+    Notes
+    -----
+    With s = weight / sqrt(running_var + eps): W * s and (conv_bias - running_mean) * s + bias, in
     float64. The linear form is step 11 of the paper's Algorithm 2.
     """
     eps, axis, groups = _check_vectors.fold(

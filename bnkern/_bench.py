@@ -57,8 +57,8 @@ class Result(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Measure bnkern on this machine, beside the machine's limit (all threads stream a copy, for gradients "
-        "a sum of two arrays) and beside PyTorch where it is installed; in turn, medians."
+        "Measure bnkern on this machine, beside the machine's limit (all threads stream a copy, for "
+        "gradients a sum of two arrays) and beside PyTorch where it is installed; in turn, medians."
     )
     add = parser.add_argument
     add(

@@ -62,7 +62,7 @@ def measure(calls: Mapping[str, Call], budget: float = 2.0, *, rounds: int = 7) 
     gc.disable()
     try:
         start, done = time.perf_counter(), 0
-        while done < 3 or time.perf_counter() - start < budget:
+        while done < min(3, rounds) or time.perf_counter() - start < budget:
             for name, call in calls.items():
                 settle()
                 call()

@@ -405,7 +405,7 @@ def plan_of(x, int axis, str op, int threads):
     cdef bn_operand spare
     passes = {"train": STATS | APPLY, "inference": APPLY, "stats": STATS, "backward": REDUCE | GRAD}[op]
     call.axis = axis
-    call.add(x, &call.job.x, False, "x")
+    call.add(required(x, "x"), &call.job.x, False, "x")
     if not call.ready(passes, 1.0, False, False):
         return None
     cdef Job *job = &call.job

@@ -47,14 +47,25 @@ typedef struct bn_span {
     int flags;
 } bn_span;
 
+/* A block of one channel in its sub-blocks: each lies in adjacent memory, all but the last hold BN_SUB elements. */
+typedef struct bn_block {
+    const void *x[BN_BLOCK / BN_SUB], *dy[BN_BLOCK / BN_SUB], *r[BN_BLOCK / BN_SUB]; /* dy[0], r[0] NULL: not given */
+    const char *next[BN_BLOCK / BN_SUB]; /* where the next block's sub-blocks lie, to be fetched; or [0] NULL */
+    int64_t next_dy; /* bytes from there to its dy */
+    int64_t n;       /* elements, at most BN_BLOCK */
+    const void *coef;
+    int64_t cs;
+    int flags;
+} bn_block;
+
 typedef struct bn_kernels {
     int itemsize, arithsize; /* bytes of the storage and the arithmetic type */
-    /* n <= BN_BLOCK adjacent elements of one channel -> mean and M2 = sum (x - mean)^2 */
-    void (*stats_cf)(const void *x, int64_t n, double *mean, double *m2);
+    /* one block of one channel -> mean and M2 = sum (x - mean)^2 */
+    void (*stats_cf)(const bn_block *a, double *mean, double *m2);
     /* rows <= BN_BLOCK, width <= BN_GROUP channels; results for each channel; bn_columns_scratch() bytes of scratch */
     void (*stats_cl)(const bn_span *a, double *mean, double *m2, void *scratch);
     /* the same shapes; sum dy and sum dy * xhat. Reads coefficients MEAN_HI .. INVSTD. */
-    void (*reduce_cf)(const bn_span *a, double *sum_dy, double *sum_dy_xhat);
+    void (*reduce_cf)(const bn_block *a, double *sum_dy, double *sum_dy_xhat);
     void (*reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, void *scratch);
     void (*apply)(const bn_span *a);
     void (*input_grad)(const bn_span *a);

@@ -27,11 +27,22 @@ cdef extern from "bn.h" nogil:
         int64_t prefetch
         int flags
 
+    ctypedef struct bn_block:
+        const void *x[8]
+        const void *dy[8]
+        const void *r[8]
+        const char *next[8]
+        int64_t next_dy
+        int64_t n
+        const void *coef
+        int64_t cs
+        int flags
+
     ctypedef struct bn_kernels:
         int itemsize, arithsize
-        void (*stats_cf)(const void *, int64_t, double *, double *) noexcept nogil
+        void (*stats_cf)(const bn_block *, double *, double *) noexcept nogil
         void (*stats_cl)(const bn_span *, double *, double *, void *) noexcept nogil
-        void (*reduce_cf)(const bn_span *, double *, double *) noexcept nogil
+        void (*reduce_cf)(const bn_block *, double *, double *) noexcept nogil
         void (*reduce_cl)(const bn_span *, double *, double *, void *) noexcept nogil
         void (*apply)(const bn_span *) noexcept nogil
         void (*input_grad)(const bn_span *) noexcept nogil
@@ -75,7 +86,7 @@ cdef extern from "view.h" nogil:
     int bn_layout(const bn_shape *, bn_operand **, int)
     char *bn_at(const bn_shape *, const bn_operand *, int64_t, int64_t)
     int64_t bn_run(const bn_shape *, int64_t, int64_t)
-    const char *bn_block(const bn_shape *, const bn_operand *, int64_t, int64_t, int64_t, char *)
+    void bn_sub_blocks(const bn_shape *, const bn_operand *, int64_t, int64_t, int64_t, int64_t, const void **, char *)
     double bn_get(const bn_vector *, int64_t, double)
     int64_t bn_cache_bytes()
     double bn_now()

@@ -25,8 +25,10 @@ struct strip {
                      double *acc_q, int64_t wrap)                                                                                    \
     {                                                                                                                   \
         const T *x = p->x + j, *dy = p->dy ? p->dy + j : NULL, *r = p->r ? p->r + j : NULL;                               \
+        const int64_t ahead = BN_SUB / BN_LANES; /* the same place of the next sub-block */                             \
         REPEAT(n, STRIP_BEGIN)                                                                                          \
         for (int64_t t = 0; t < p->t; t++) {                                                                            \
+            REPEAT(n, STRIP_FETCH)                                                                                      \
             REPEAT(n, STRIP_ADD)                                                                                        \
             x += p->xs;                                                                                                 \
             if (dy) dy += p->dys;                                                                                       \
@@ -38,6 +40,9 @@ struct strip {
     coefs c##i = coefs_of_columns(coef + j + i * W, cs); \
     vec s##i = {0}, q##i = {0};
 #define STRIP_ADD(i) add(x + i * W, dy ? dy + i * W : NULL, r ? r + i * W : NULL, &c##i, flags, &s##i, &q##i);
+#define STRIP_FETCH(i)                                                        \
+    __builtin_prefetch(x + ahead * p->xs + i * W, 0, 2);                      \
+    if (dy) __builtin_prefetch(dy + ahead * p->dys + i * W, 0, 2);
 #define STRIP_FOLD(i)                               \
     fold_columns(acc_s, s##i, j + i * W, wrap); \
     fold_columns(acc_q, q##i, j + i * W, wrap);

@@ -119,7 +119,7 @@ cdef void work_second_tiled(Job *job, int t) noexcept nogil:
         c = job.first + unit // parts * job.group
         part = unit % parts
         second_group(job, c, minimum(c + job.group, job.last), rows * part // parts, rows * (part + 1) // parts,
-                     thread_scratch(job, t), job.out.stride[0])
+                     thread_scratch(job, t), 8 * job.out.stride[0])
     fence(job)
 
 

@@ -69,6 +69,10 @@ cdef inline int coef_rows(Job *job) noexcept nogil:
     return BN_NCOEF if job.passes & GRAD else BN_INVSTD
 
 
+cdef inline const char *coef_of(Job *job, int64_t c) noexcept nogil:
+    return job.coef + c * job.kernels.arithsize
+
+
 # ---- per channel ------------------------------------------------------------------------------------------------
 
 cdef void prepare(Job *job, int64_t c) noexcept nogil:
@@ -118,25 +122,40 @@ cdef void conclude(Job *job, const double *a, const double *b, int64_t step, int
 
 # ---- first pass -------------------------------------------------------------------------------------------------
 
+cdef void look_ahead(Job *job, int64_t c, int64_t k, bn_block *block) noexcept nogil:
+    """Where block k lies, the first of the next channel after the last; long rows the processor foresees itself."""
+    cdef int64_t i, s
+    block.next[0] = NULL
+    if row_length(job) > 4 * BN_BLOCK:
+        return
+    if k == job.blocks:
+        k = 0
+        c = minimum(c + 1, job.shape.channels - 1)
+    block.next_dy = job.dy.data - job.x.data if job.dy.data != NULL else 0
+    for s in range(BN_BLOCK // BN_SUB):
+        i = minimum(k * BN_BLOCK + s * BN_SUB, job.shape.count - 1)
+        block.next[s] = bn_at(&job.shape, &job.x, c, i)
+
+
 cdef void first_cf(Job *job, int64_t c, int64_t k, double *a, double *b, char *scratch) noexcept nogil:
     """Block k of channel c, rows without gaps."""
     cdef int64_t i = k * BN_BLOCK, n = minimum(BN_BLOCK, job.shape.count - i)
     cdef int64_t bytes = n * job.shape.itemsize
-    cdef const char *x = bn_block(&job.shape, &job.x, c, i, n, scratch)
-    cdef bn_span span
+    cdef bn_block block
+    block.n = n
+    look_ahead(job, c, k + 1, &block)
+    bn_sub_blocks(&job.shape, &job.x, c, i, n, BN_SUB, block.x, scratch)
     if job.passes & STATS:
-        job.kernels.stats_cf(x, n, a, b)
+        job.kernels.stats_cf(&block, a, b)
         return
-    memset(&span, 0, sizeof(span))
-    span.x = x
-    span.dy = bn_block(&job.shape, &job.dy, c, i, n, scratch + bytes)
+    bn_sub_blocks(&job.shape, &job.dy, c, i, n, BN_SUB, block.dy, scratch + bytes)
+    block.r[0] = NULL
     if job.r.data != NULL:
-        span.r = bn_block(&job.shape, &job.r, c, i, n, scratch + 2 * bytes)
-    span.width = n
-    span.coef = job.coef + c * job.kernels.arithsize
-    span.cs = job.cs
-    span.flags = job.flags
-    job.kernels.reduce_cf(&span, a, b)
+        bn_sub_blocks(&job.shape, &job.r, c, i, n, BN_SUB, block.r, scratch + 2 * bytes)
+    block.coef = coef_of(job, c)
+    block.cs = job.cs
+    block.flags = job.flags
+    job.kernels.reduce_cf(&block, a, b)
 
 
 cdef const char *rows_in_place(Job *job, bn_operand *operand, int64_t c, int64_t i, int64_t n, int64_t width, char *buffer,
@@ -234,10 +253,6 @@ cdef void second_group(Job *job, int64_t c0, int64_t c1, int64_t q0, int64_t q1,
     else:
         for c in range(c0, c1):
             second_rows(job, c, q0, q1, 1, r, coef_of(job, c), job.cs, job.flags, prefetch)
-
-
-cdef inline const char *coef_of(Job *job, int64_t c) noexcept nogil:
-    return job.coef + c * job.kernels.arithsize
 
 
 cdef void second_cl(Job *job, int64_t i, int64_t end) noexcept nogil:

@@ -6,52 +6,35 @@
 import ast
 import importlib.util
 import pkgutil
+import tomllib
 from pathlib import Path
 
 import pytest
+from support import TESTS
 
 import bnkern
 
 PACKAGE = Path(bnkern.__file__).parent
-# Top to bottom, as meson and design.md draw them. A module may import from lower rows, and within its own
-# row.
-ROWS = [
-    {"__main__", "_cli"},
-    {"demo"},
-    {"__init__"},
-    {"_api"},
-    {"_config"},
-    {"_dispatch"},
-    {"backends"},
-    {"_check", "_check_vectors"},
-    {"_merge", "_fold", "_args"},
-    {"_threads", "_types", "_build", "_cpu"},
-]
-FRAMEWORKS = [
-    "torch",
-    "jax",
-    "cupy",
-    "dask",
-    "matplotlib",
-    "rich",
-    "scipy",
-    "sklearn",
-    "array_api_compat",
-    "tensorflow",
-]
+FRAMEWORKS = {"torch", "jax", "cupy", "dask", "matplotlib", "rich", "scipy", "sklearn", "array_api_compat"}
+
+
+def layers():
+    """Top to bottom: import-linter's contract, `__init__` above the API, at the end what only a build has."""
+    settings = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["tool"]["importlinter"]
+    rows = [line.replace("|", " ").split() for line in settings["contracts"][0]["layers"]]
+    rows.insert(rows.index(["_api"]), ["__init__"])
+    return [*rows, ["_cpu", "_build"]]
 
 
 def row(module):
-    """The row of a file of the package, by the first part of its path."""
-    found = [i for i, names in enumerate(ROWS) if module.split(".")[0] in names]
-    assert found, f"{module} is in no row: give it one here and in import-linter's contract"
+    """The layer of a module of the package, by the first part of its path."""
+    found = [i for i, names in enumerate(layers()) if module.split(".")[0] in names]
+    assert found, f"{module} is in no layer: give it one in pyproject.toml, [tool.importlinter]"
     return found[0]
 
 
 def imports_of(path):
-    """Names inside bnkern that a file imports when it is imported (not inside functions, not for type
-    checkers).
-    """
+    """Modules of bnkern that a file imports when it is imported: not in functions, not for type checkers."""
     tree = ast.parse(path.read_text())
     nodes = list(tree.body)
     for node in tree.body:
@@ -60,7 +43,7 @@ def imports_of(path):
     for node in nodes:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
             whole = node.module == "bnkern"
             names = [f"bnkern.{alias.name}" for alias in node.names] if whole else [node.module]
         else:
@@ -112,13 +95,13 @@ before = set(sys.modules)
 start = time.perf_counter()
 import bnkern
 print(time.perf_counter() - start)
-found = {{name.split(".")[0] for name in set(sys.modules) - before}} & set({FRAMEWORKS!r})
+found = {{name.split(".")[0] for name in set(sys.modules) - before}} & {FRAMEWORKS!r}
 assert not found, found
 import numpy as np
 x = np.random.default_rng(0).standard_normal((8, 3, 5))
 y, stats = bnkern.batch_norm_train(x)
 bnkern.batch_norm_backward(x, x, stats)
-found = {{name.split(".")[0] for name in set(sys.modules) - before}} & set({FRAMEWORKS!r})
+found = {{name.split(".")[0] for name in set(sys.modules) - before}} & {FRAMEWORKS!r}
 assert not found, f"after use: {{found}}"
 """
     record_property("seconds to import bnkern after numpy", float(python(code).stdout))

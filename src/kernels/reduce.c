@@ -16,74 +16,74 @@ INLINE void add_products(const T *x, const T *dy, const T *r, const coefs *c, in
     *q += g * (d * c->invstd);
 }
 
-/* Elements of a sub-block that do not fill its 16 lanes: dy = 0 in the lanes past the end. */
-INLINE void last_lanes(const bn_span *a, int64_t i, const coefs *c, int flags, vec *s, vec *q)
+#define BEGIN(k) vec s##k = {0}, q##k = {0};
+#define ADD(k) add_products(x + j + k * W, dy + j + k * W, flags & FROM_Y ? r + j + k * W : r, c, flags, &s##k, &q##k);
+#define FOLD(k)                 \
+    fold_lanes(acc_s, s##k, k); \
+    fold_lanes(acc_q, q##k, k);
+
+INLINE void full_sub_block(const T *x, const T *dy, const T *r, const char *next, int64_t next_dy, const coefs *c, int flags,
+                           double *acc_s, double *acc_q)
 {
-    const int64_t n = a->width - i;
-    T x[BN_LANES], dy[BN_LANES], r[BN_LANES];
-    memset(dy, 0, sizeof dy), memset(r, 0, sizeof r);
-    for (int64_t j = 0; j < BN_LANES; j++) x[j] = ((const T *)a->x)[j < n ? i + j : i];
-    memcpy(dy, (const T *)a->dy + i, n * sizeof(T));
-    if (flags & FROM_Y) memcpy(r, (const T *)a->r + i, n * sizeof(T));
-    A sums[2][BN_LANES];
-    for (int k = 0; k < NV; k++) {
-        vec s1 = {0}, q1 = {0};
-        add_products(x + k * W, dy + k * W, r + k * W, c, flags, &s1, &q1);
-        store_a(sums[0] + k * W, s1), store_a(sums[1] + k * W, q1);
+    REPEAT(NV, BEGIN)
+#pragma GCC unroll 1
+    for (int64_t j = 0; j < BN_SUB; j += BN_LANES) {
+        if (next) __builtin_prefetch(next + j * sizeof(T), 0, 2);
+        if (next) __builtin_prefetch(next + next_dy + j * sizeof(T), 0, 2);
+        REPEAT(NV, ADD)
     }
-    for (int64_t j = n; j < BN_LANES; j++) sums[1][j] = 0; /* 0 * xhat is NaN where x is not finite */
-    for (int k = 0; k < NV; k++) s[k] += load_a(sums[0] + k * W), q[k] += load_a(sums[1] + k * W);
+    REPEAT(NV, FOLD)
 }
 
-/* Chain i is vector i % NV of sub-block i / NV, as in stats.c. */
-#if NV > 2
-#define TOGETHER NV
-#else
-#define TOGETHER 2
-#endif
-#define AT(i) ((i) / NV * BN_SUB + (i) % NV * W)
-#define BEGIN(i) vec s##i = {0}, q##i = {0};
-#define ADD(i) add_products(x + j + AT(i), dy + j + AT(i), flags & FROM_Y ? r + j + AT(i) : r, c, flags, &s##i, &q##i);
-#define FOLD(i)                      \
-    fold_lanes(acc_s, s##i, i % NV); \
-    fold_lanes(acc_q, q##i, i % NV);
-#define SUB_BLOCKS(NAME, n)                                                                                       \
-    INLINE void NAME(const T *x, const T *dy, const T *r, const coefs *c, int flags, double *acc_s, double *acc_q) \
-    {                                                                                                             \
-        REPEAT(n, BEGIN)                                                                                          \
-        _Pragma("GCC unroll 1") for (int64_t j = 0; j < BN_SUB; j += BN_LANES) { REPEAT(n, ADD) }                  \
-        REPEAT(n, FOLD)                                                                                           \
+/* A sub-block that is not full: whole groups of 16 lanes, then no terms in the lanes past the end. */
+INLINE void last_sub_block(const T *x, const T *dy, const T *r, int64_t n, const coefs *c, int flags, double *acc_s,
+                           double *acc_q)
+{
+    vec s[NV], q[NV];
+    int64_t i = 0;
+    memset(s, 0, sizeof s), memset(q, 0, sizeof q);
+    for (; i + BN_LANES <= n; i += BN_LANES)
+        for (int k = 0; k < NV; k++) {
+            int64_t j = i + k * W;
+            add_products(x + j, dy + j, flags & FROM_Y ? r + j : r, c, flags, s + k, q + k);
+        }
+    T end[3][BN_LANES];
+    A sums[2][BN_LANES] = {0};
+    memset(end, 0, sizeof end);
+    memcpy(end[0], x + i, (n - i) * sizeof(T));
+    memcpy(end[1], dy + i, (n - i) * sizeof(T));
+    if (flags & FROM_Y) memcpy(end[2], r + i, (n - i) * sizeof(T));
+    for (int k = 0; k < NV; k++) {
+        vec s1 = {0}, q1 = {0};
+        add_products(end[0] + k * W, end[1] + k * W, end[2] + k * W, c, flags, &s1, &q1);
+        store_a(sums[0] + k * W, s1), store_a(sums[1] + k * W, q1);
     }
-SUB_BLOCKS(sub_blocks, TOGETHER)
-SUB_BLOCKS(sub_block, NV)
+    for (int64_t j = n - i; j < BN_LANES; j++) sums[0][j] = sums[1][j] = 0;
+    for (int k = 0; k < NV; k++) {
+        fold_lanes(acc_s, s[k] + load_a(sums[0] + k * W), k);
+        fold_lanes(acc_q, q[k] + load_a(sums[1] + k * W), k);
+    }
+}
 
-INLINE void reduce_block(const bn_span *a, int flags, double *sum_dy, double *sum_dy_xhat)
+INLINE void reduce_block(const bn_block *a, int flags, double *sum_dy, double *sum_dy_xhat)
 {
     const coefs c = coefs_of_channel(a->coef, a->cs);
-    const T *x = a->x, *dy = a->dy, *r = a->r;
     double s[8] = {0}, q[8] = {0};
-    int64_t i = 0;
-#define HERE x + i, dy + i, flags & FROM_Y ? r + i : NULL, &c, flags, s, q
-    for (; i + TOGETHER / NV * BN_SUB <= a->width; i += TOGETHER / NV * BN_SUB) sub_blocks(HERE);
-    for (; i + BN_SUB <= a->width; i += BN_SUB) sub_block(HERE);
-#undef HERE
-    if (i < a->width) {
-        vec s1[NV], q1[NV];
-        memset(s1, 0, sizeof s1), memset(q1, 0, sizeof q1);
-        for (; i + BN_LANES <= a->width; i += BN_LANES)
-            for (int k = 0; k < NV; k++)
-                add_products(x + i + k * W, dy + i + k * W, flags & FROM_Y ? r + i + k * W : NULL, &c, flags, s1 + k, q1 + k);
-        if (i < a->width) last_lanes(a, i, &c, flags, s1, q1);
-        for (int k = 0; k < NV; k++) fold_lanes(s, s1[k], k), fold_lanes(q, q1[k], k);
+    for (int64_t i = 0, k = 0; i < a->n; i += BN_SUB, k++) {
+        const T *r = flags & FROM_Y ? a->r[k] : NULL;
+        if (i + BN_SUB <= a->n && a->next[0])
+            full_sub_block(a->x[k], a->dy[k], r, a->next[k], a->next_dy, &c, flags, s, q);
+        else if (i + BN_SUB <= a->n) full_sub_block(a->x[k], a->dy[k], r, NULL, 0, &c, flags, s, q);
+        else last_sub_block(a->x[k], a->dy[k], r, a->n - i, &c, flags, s, q);
     }
     *sum_dy = total(s);
     *sum_dy_xhat = total(q);
 }
 
-void BN_NAME(reduce_cf)(const bn_span *a, double *sum_dy, double *sum_dy_xhat)
+void BN_NAME(reduce_cf)(const bn_block *a, double *sum_dy, double *sum_dy_xhat)
 {
     if (!(a->flags & BN_RELU)) reduce_block(a, 0, sum_dy, sum_dy_xhat);
-    else if (a->r) reduce_block(a, BN_RELU | FROM_Y, sum_dy, sum_dy_xhat);
+    else if (a->r[0]) reduce_block(a, BN_RELU | FROM_Y, sum_dy, sum_dy_xhat);
     else reduce_block(a, BN_RELU, sum_dy, sum_dy_xhat);
 }
 

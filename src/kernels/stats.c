@@ -29,26 +29,26 @@ INLINE int finish(int64_t n, A shift, double s, double q, double *mean, double *
     return *m2 > 0 && s * d <= 2 * *m2 && q >= smallest * (double)n && q < INFINITY;
 }
 
-/* n / BN_SUB full sub-blocks at a time, CHAINS / NV of them or one: chain i is vector i % NV of sub-block i / NV. */
-#define AT(i) ((i) / NV * BN_SUB + (i) % NV * W)
-#define BEGIN(i) vec s##i = {0}, q##i = {0};
-#define ADD(i)                           \
-    vec d##i = load(x + j + AT(i)) - m;  \
-    s##i += d##i;                        \
-    q##i += d##i * d##i;
-#define FOLD(i)                      \
-    fold_lanes(acc_s, s##i, i % NV); \
-    fold_lanes(acc_q, q##i, i % NV);
-#define SUB_BLOCKS(NAME, n)                                                                  \
-    INLINE void NAME(const T *x, A shift, double *acc_s, double *acc_q)                      \
-    {                                                                                        \
-        const vec m = splat(shift);                                                          \
-        REPEAT(n, BEGIN)                                                                     \
-        _Pragma("GCC unroll 1") for (int64_t j = 0; j < BN_SUB; j += BN_LANES) { REPEAT(n, ADD) } \
-        REPEAT(n, FOLD)                                                                      \
+#define BEGIN(k) vec s##k = {0}, q##k = {0};
+#define ADD(k)                             \
+    vec d##k = load(x + j + k * W) - m;    \
+    s##k += d##k;                          \
+    q##k += d##k * d##k;
+#define FOLD(k)                 \
+    fold_lanes(acc_s, s##k, k); \
+    fold_lanes(acc_q, q##k, k);
+
+INLINE void full_sub_block(const T *x, const char *next, A shift, double *acc_s, double *acc_q)
+{
+    const vec m = splat(shift);
+    REPEAT(NV, BEGIN)
+#pragma GCC unroll 1
+    for (int64_t j = 0; j < BN_SUB; j += BN_LANES) {
+        if (next) __builtin_prefetch(next + j * sizeof(T), 0, 2);
+        REPEAT(NV, ADD)
     }
-SUB_BLOCKS(sub_blocks, CHAINS)
-SUB_BLOCKS(sub_block, NV)
+    REPEAT(NV, FOLD)
+}
 
 /* A sub-block that is not full: whole groups of 16 lanes, then d = 0 in the lanes past the end. */
 static void last_sub_block(const T *x, int64_t n, A shift, double *acc_s, double *acc_q)
@@ -69,16 +69,6 @@ static void last_sub_block(const T *x, int64_t n, A shift, double *acc_s, double
         fold_lanes(acc_s, s[k] + v, k);
         fold_lanes(acc_q, q[k] + v * v, k);
     }
-}
-
-static int about_shift(const T *x, int64_t n, A shift, double *mean, double *m2)
-{
-    double s[8] = {0}, q[8] = {0};
-    int64_t i = 0;
-    for (; i + CHAINS / NV * BN_SUB <= n; i += CHAINS / NV * BN_SUB) sub_blocks(x + i, shift, s, q);
-    for (; i + BN_SUB <= n; i += BN_SUB) sub_block(x + i, shift, s, q);
-    if (i < n) last_sub_block(x + i, n - i, shift, s, q);
-    return finish(n, shift, total(s), total(q), mean, m2);
 }
 
 #define WIDE_BEGIN(k) vecd s##k = {0}, q##k = {0};
@@ -126,9 +116,20 @@ static void again(const T *x, int64_t n, double *mean, double *m2)
     if (*m2 < 0) *m2 = 0; /* keeps NaN */
 }
 
-void BN_NAME(stats_cf)(const void *x, int64_t n, double *mean, double *m2)
+void BN_NAME(stats_cf)(const bn_block *a, double *mean, double *m2)
 {
-    if (!about_shift(x, n, first_shift(x, 1, n), mean, m2)) again(x, n, mean, m2);
+    const int64_t n = a->n;
+    const A shift = first_shift(a->x[0], 1, n < BN_SUB ? n : BN_SUB);
+    double s[8] = {0}, q[8] = {0};
+    int64_t i = 0;
+    if (a->next[0])
+        for (; i + BN_SUB <= n; i += BN_SUB) full_sub_block(a->x[i / BN_SUB], a->next[i / BN_SUB], shift, s, q);
+    for (; i + BN_SUB <= n; i += BN_SUB) full_sub_block(a->x[i / BN_SUB], NULL, shift, s, q);
+    if (i < n) last_sub_block(a->x[i / BN_SUB], n - i, shift, s, q);
+    if (finish(n, shift, total(s), total(q), mean, m2)) return;
+    T block[BN_BLOCK];
+    for (i = 0; i < n; i += BN_SUB) memcpy(block + i, a->x[i / BN_SUB], (n - i < BN_SUB ? n - i : BN_SUB) * sizeof(T));
+    again(block, n, mean, m2);
 }
 
 INLINE void add_shifted(const T *x, const T *dy, const T *r, const coefs *shift, int flags, vec *s, vec *q)

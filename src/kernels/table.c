@@ -40,9 +40,9 @@ static void coef_tile(void *tile, int64_t ts, const void *coef, int64_t cs, int 
     }
 }
 
-void BN_NAME(stats_cf)(const void *, int64_t, double *, double *);
+void BN_NAME(stats_cf)(const bn_block *, double *, double *);
 void BN_NAME(stats_cl)(const bn_span *, double *, double *, void *);
-void BN_NAME(reduce_cf)(const bn_span *, double *, double *);
+void BN_NAME(reduce_cf)(const bn_block *, double *, double *);
 void BN_NAME(reduce_cl)(const bn_span *, double *, double *, void *);
 void BN_NAME(apply)(const bn_span *);
 void BN_NAME(input_grad)(const bn_span *);

@@ -1,0 +1,64 @@
+"""What is measured: layers in both layouts and all dtypes; each operation with limit, variants and rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import layers
+import rivals
+from layers import Layer
+
+from bnkern import get_num_threads
+from bnkern._args import READY
+from bnkern._measure import LAYOUTS, OPS, Call, Case, kernel, limit, with_threads
+
+NAMES = {"nchw": LAYOUTS[0], "nhwc": LAYOUTS[1]}
+DTYPES = READY
+SMALL = [Layer(f"small/{'x'.join(map(str, s))}", s, 1) for s in ((4, 8), (32, 64), (2, 32, 14, 14))]
+SMALL_OPS = ("inference", "train", "backward")
+QUICK = ("tiny", "online/tile")
+SWEEP = [Layer(f"sweep/{n}", (n, 16, 16, 16), 1) for n in (1 << k for k in range(14))]
+
+
+class Problem(NamedTuple):
+    layer: Layer
+    layout: str  # nchw or nhwc, whatever the rank
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.layer.name}-{self.layout}-{self.dtype}"
+
+
+def problems(
+    wanted: Sequence[Layer] | None = None,
+    layouts: Sequence[str] = tuple(NAMES),
+    dtypes: Sequence[str] = DTYPES,
+) -> Iterator[Problem]:
+    """All combinations; a matrix (N, C) has its channels last in any case, and comes once."""
+    for dtype in dtypes:
+        for layout in layouts:
+            for layer in layers.load() if wanted is None else wanted:
+                if len(layer.shape) > 2 or layout == "nhwc":
+                    yield Problem(layer, layout, dtype)
+
+
+def calls(case: Case, op: str, names: list[str], variants: bool = True) -> dict[str, Call]:
+    """What is timed together: bnkern, its limit, other ways to call bnkern, and the rivals `names`."""
+    found = {"limit": limit(case, OPS[op].limit), "bnkern": kernel(case, op)}
+    if variants and op != "stats":
+        found["bnkern fresh"] = kernel(case, op, fresh=True)
+        found["bnkern relu"] = kernel(case, op, relu=True)
+        found["bnkern residual"] = kernel(case, op, residual=True)
+    if variants and get_num_threads() > 1:
+        found["bnkern 1 thread"] = with_threads(1, kernel(case, op))
+        found["limit 1 thread"] = limit(case, OPS[op].limit, threads=1)
+    return found | rivals.calls(case, op, names)
+
+
+def small_calls(case: Case, op: str, names: list[str]) -> dict[str, Call]:
+    """Small calls as a user makes them, with a new result: bnkern and PyTorch's functional form."""
+    found = {"bnkern": kernel(case, op, fresh=True)}
+    if "torch" in names:
+        found["torch"] = rivals.calls(case, op, ["torch"])["torch fresh"]
+    return found

@@ -1,0 +1,73 @@
+"""The suite: a test shows one line, a library's call for an operation on a layer. None gates on time.
+
+The calls of a case are timed in turn (bnkern._measure.measure), by the test that comes first; the others show
+their part. pytest-benchmark gets the samples through a clock that replays them.
+"""
+
+import bnkern._cpu as _cpu
+import pytest
+import rivals
+import suite
+
+import bnkern
+from bnkern._measure import OPS
+
+WHO = ["bnkern", "limit", "bnkern fresh", "torch", "torch fresh", "onednn cf", "onednn cl", "onednn blocked"]
+WHO += ["jax", "onnxruntime", "numpy"]
+
+_now = 0.0
+
+
+def replayed():
+    """The clock that pytest-benchmark reads."""
+    return _now
+
+
+def advance(seconds):
+    global _now
+    _now += seconds
+
+
+def show(benchmark, group, samples, who, info):
+    """Hand the samples of `who` to pytest-benchmark; skip by name what is not there."""
+    name = who.split()[0]
+    if who not in samples:
+        absent = rivals.missing(name) if name in rivals.RIVALS else None
+        pytest.skip(absent or f"{who} has no such call")
+    left = iter(samples[who])
+    benchmark.group = group
+    benchmark.extra_info |= info
+    benchmark.pedantic(lambda: advance(next(left)), rounds=len(samples[who]))
+
+
+def median(values):
+    return sorted(values)[len(values) // 2]
+
+
+@pytest.mark.benchmark(timer=replayed)
+@pytest.mark.parametrize("who", WHO)  # the first decorator varies fastest: a case is measured once
+@pytest.mark.parametrize("op", list(OPS))
+def test_layer(benchmark, samples, problem, op, who):
+    found = samples(problem, op, suite.calls)
+    bytes_least = OPS[op].arrays * problem.layer.size * _itemsize(problem.dtype)
+    info = {"bytes": bytes_least, "isa": _cpu.level(), "threads": bnkern.get_num_threads()}
+    seconds = median(found.get(who, [0.0]))
+    if seconds:
+        info["GB/s"] = round(bytes_least / seconds / 1e9, 2)
+        info["ratio to limit"] = round(seconds / median(found["limit"]), 3)
+    show(benchmark, f"{op} {problem.layout} {problem.dtype}", found, who, info)
+
+
+@pytest.mark.benchmark(timer=replayed)
+@pytest.mark.parametrize("who", ["bnkern", "torch"])
+@pytest.mark.parametrize("op", suite.SMALL_OPS)
+@pytest.mark.parametrize("layer", suite.SMALL, ids=lambda layer: layer.name)
+def test_small(benchmark, samples, layer, op, who):
+    problem = suite.Problem(layer, "nhwc" if len(layer.shape) == 2 else "nchw", "float32")
+    found = samples(problem, op, suite.small_calls)
+    info = {"isa": _cpu.level(), "threads": bnkern.get_num_threads()}
+    show(benchmark, f"small calls, {op}", found, who, info)
+
+
+def _itemsize(dtype):
+    return bnkern._args.DTYPES[dtype].itemsize
