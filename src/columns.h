@@ -65,9 +65,11 @@ static inline void strip_end(add_terms *add, const struct strip *p, int64_t j, i
         }
         add(x, dy, p->r ? r : NULL, &c, flags, &s, &q);
     }
-    for (int64_t i = 0; i < width; i++) {
-        acc_s[(j + i) % wrap] += (double)s[i];
-        acc_q[(j + i) % wrap] += (double)q[i];
+    A sums[2][W];
+    store_a(sums[0], s), store_a(sums[1], q);
+    for (int64_t i = 0; i < width && i < W; i++) {
+        acc_s[(j + i) % wrap] += (double)sums[0][i];
+        acc_q[(j + i) % wrap] += (double)sums[1][i];
     }
 }
 
