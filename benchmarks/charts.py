@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from tables import MEDIUM, median
+from tables import MEDIUM, time_of
 
 mpl.use("Agg")
 
@@ -62,9 +62,9 @@ def layer_bars(cases: list[dict[str, Any]], title: str) -> plt.Figure:
     ops = [op for op in TITLES if any(case["op"] == op for case in cases)]
     sizes = {case["layer"]: case["size"] for case in cases}
     names = sorted(sizes, key=lambda name: -sizes[name])
-    whos = [who for who in ("bnkern", "torch", "onednn") if any(median(case, who) for case in cases)]
+    whos = [who for who in ("bnkern", "torch", "onednn") if any(time_of(case, who) for case in cases)]
     figure, panels = plt.subplots(
-        1, len(ops), sharey=True, squeeze=False, layout="constrained",
+        1, len(ops), sharex=True, sharey=True, squeeze=False, layout="constrained",
         figsize=(3.2 + 3.2 * len(ops), 1.6 + 0.42 * len(names)),
     )  # fmt: skip
     height = 0.8 / len(whos)
@@ -76,8 +76,8 @@ def layer_bars(cases: list[dict[str, Any]], title: str) -> plt.Figure:
                 (row + (k - (len(whos) - 1) / 2) * height, seconds / limit)
                 for row, name in enumerate(names)
                 if name in chosen
-                and (seconds := median(chosen[name], who))
-                and (limit := median(chosen[name], "limit"))
+                and (seconds := time_of(chosen[name], who))
+                and (limit := time_of(chosen[name], "limit"))
             ]
             rows, ratios = zip(*found, strict=True) if found else ((), ())
             panel.barh(rows, [r - 1 for r in ratios], height, left=1, color=COLOURS[who], label=LABELS[who])
@@ -116,7 +116,7 @@ def time_over_size(report: dict[str, Any]) -> plt.Figure:
     for panel, op in zip(panels[0], ops, strict=True):
         chosen = sorted((case for case in cases if case["op"] == op), key=lambda case: case["size"])
         for who in ("limit", "torch", "bnkern"):
-            points = [(c["size"], s / (c["size"] / 4) * 1e9) for c in chosen if (s := median(c, who))]
+            points = [(c["size"], s / (c["size"] / 4) * 1e9) for c in chosen if (s := time_of(c, who))]
             if points:
                 style = {"linestyle": (0, (4, 2))} if who == "limit" else {"marker": "o", "markersize": 3}
                 panel.plot(*zip(*points, strict=True), color=COLOURS[who], label=LABELS[who], **style)

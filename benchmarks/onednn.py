@@ -1,7 +1,7 @@
 """oneDNN as a rival: its C API, driven by a little C (onednn.c) that is compiled when it is needed.
 
-The library and its headers come from the packages onednn-cpu-gomp and onednn-devel-cpu-gomp. Each layer is run
-in three layouts, whatever the case's own: oneDNN may choose the best.
+The library and its headers come from the packages onednn-cpu-gomp and onednn-devel-cpu-gomp. Each layer is
+run in three layouts, whatever the case's own: oneDNN may choose the best.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ def main() -> None:
     args = arguments()
     if args.again:
         report = json.loads(args.again.read_text())
+        report["options"]["statistic"] = args.statistic
         publish(report, args.again.with_suffix(""), args.charts)
         return
     if args.threads:
@@ -71,6 +72,12 @@ def arguments() -> argparse.Namespace:
     )
     add("--list", type=Path, default=HERE / "shapes.txt", help="the list of layers (see also odd_shapes.txt)")
     add("--seconds", type=float, default=2.0, help="for each case (default: %(default)s)")
+    add(
+        "--statistic",
+        choices=("median", "least"),
+        default="median",
+        help="what stands for a call: least where other\nprograms disturb (default: %(default)s)",
+    )
     add("--threads", type=int, help="of bnkern, the limit and the rivals (default: as `bnkern info` tells)")
     add("--no-variants", action="store_true", help="leave out fresh output, ReLU, residual, one thread")
     add("--no-sweep", action="store_true", help="leave out time over size")
@@ -248,7 +255,8 @@ def slug(text: str) -> str:
 
 
 def publish(report: dict[str, Any], stem: Path | None, folder: Path | None) -> None:
-    text = tables.render(report)
+    seen = tables.reduced(report, report["options"]["statistic"])
+    text = tables.render(seen)
     print(text)
     if stem:
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -257,7 +265,7 @@ def publish(report: dict[str, Any], stem: Path | None, folder: Path | None) -> N
         note(f"written: {stem}.json and .md")
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in charts.draw(report, folder):
+        for path in charts.draw(seen, folder):
             note(f"drawn: {path}")
 
 

@@ -1,8 +1,7 @@
 """Other libraries on the same arrays: for each, the calls it has for a case and an operation, by name.
 
-A name that begins alike belongs to one library: "torch" and "torch fresh", "onednn cf", "onednn blocked". Calls
-that write to memory that exists are "warm"; where a library has none, its call makes a new result, as a user's
-would.
+Names that begin alike belong to one library: "torch" and "torch fresh", "onednn cf", "onednn blocked". A call
+writes to memory that exists, where the library has such a call and the name does not say "fresh".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Markdown tables from the figures that report.py keeps. All numbers are ratios of medians of one run."""
+"""Markdown tables from the figures that report.py keeps. Ratios are of times of one run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ Ratio = Callable[[Case], float | None]
 # --- ratios -----------------------------------------------------------------------------------------------
 
 
-def median(case: Case, who: str) -> float | None:
+def reduced(report: dict[str, Any], statistic: str) -> dict[str, Any]:
+    """The figures with one number of seconds for each who took part: "median", "least" ..."""
+
+    def one(case: Case) -> Case:
+        return case | {"seconds": {who: times[statistic] for who, times in case["seconds"].items()}}
+
+    return report | {part: [one(case) for case in report[part]] for part in ("cases", "small", "sweep")}
+
+
+def time_of(case: Case, who: str) -> float | None:
     """Seconds; "onednn" is the best of its layouts. None where it did not take part."""
     found = [
-        t["median"]
-        for name, t in case["seconds"].items()
+        seconds
+        for name, seconds in case["seconds"].items()
         if name == who or (who == "onednn" and name.startswith("onednn "))
     ]
     return min(found) if found else None
@@ -28,7 +37,7 @@ def over(a: str, b: str) -> Ratio:
     """How many times as long `a` takes as `b`."""
 
     def ratio(case: Case) -> float | None:
-        x, y = median(case, a), median(case, b)
+        x, y = time_of(case, a), time_of(case, b)
         return None if x is None or y is None else x / y
 
     return ratio
@@ -36,7 +45,7 @@ def over(a: str, b: str) -> Ratio:
 
 def own_read(case: Case) -> float | None:
     """The time that a fused residual costs, in times of reading it: half a copy, a third of a triad."""
-    plain, fused, limit = (median(case, who) for who in ("bnkern", "bnkern residual", "limit"))
+    plain, fused, limit = (time_of(case, who) for who in ("bnkern", "bnkern residual", "limit"))
     if plain is None or fused is None or limit is None:
         return None
     return (fused - plain) / (limit / (2 if case["limit"] == "copy" else 3))
@@ -107,13 +116,13 @@ def render(report: dict[str, Any]) -> str:
 
 
 AGAINST = """\
-Times the limit: all threads copying the same bytes with non-temporal stores, for backward and frozen a triad
-(dx = x + dy). Geometric means, over layers by the size of x. frozen is dx alone from frozen statistics: it moves
-two thirds of the triad's bytes. stats reads half of what a copy moves."""
+Times the limit: all threads copying the same bytes with non-temporal stores, for backward and frozen a
+triad (dx = x + dy). Geometric means, over layers by the size of x. frozen is dx alone from frozen
+statistics: it moves two thirds of the triad's bytes. stats reads half of what a copy moves."""
 OTHERS = """\
-How many times as long the others take. torch is called warm (it writes to memory that exists); torch fresh makes
-its result, as do JAX and NumPy, and stands against bnkern that does too. Geometric means over layers of 16 MB or
-more, in brackets over those of 1 to 16 MB."""
+How many times as long the others take. torch is called warm (it writes to memory that exists); torch fresh
+makes its result, as do JAX and NumPy, and stands against bnkern that does too. Geometric means over layers
+of 16 MB or more, in brackets over those of 1 to 16 MB."""
 WAYS = """\
 As multiples of the plain call's time, for layers of 16 MB or more; a residual (with ReLU) in times of its own
 read; one thread beside all of them, for bnkern and for the limit."""
@@ -127,7 +136,7 @@ def head(machine: dict[str, Any]) -> str:
     return (
         f"# bnkern {machine['bnkern']} on {machine['processor']}, {machine['date']}\n\n"
         f"{machine['threads']} threads, {machine['isa']}, {machine['compiler']}, Python {machine['python']}, "
-        f"{packages}. Load average before: {machine['load before']}. Calls interleaved, medians."
+        f"{packages}. Load average before: {machine['load before']}. Calls interleaved."
     )
 
 
@@ -189,7 +198,7 @@ def sixteen(groups: dict[tuple[str, str, str], list[Case]]) -> str:
         ratios = [
             a / b
             for c, s in pairs
-            if (a := median(c, "bnkern")) and (b := median(s, "bnkern")) and s["size"] >= BIG
+            if (a := time_of(c, "bnkern")) and (b := time_of(s, "bnkern")) and s["size"] >= BIG
         ]
         if dtype != "float32" and ratios:
             rows.append(
@@ -216,7 +225,7 @@ def networks(cases: list[Case]) -> str:
     rows = []
     for key, members in sums.items():
         if len(members) > 1 and key[2] in ("train", "backward", "inference"):
-            totals = [[(median(case, who), case["times"]) for case in members] for who in whos]
+            totals = [[(time_of(case, who), case["times"]) for case in members] for who in whos]
             cells = [
                 "-" if any(t is None for t, _ in part) else f"{1e3 * sum(t * n for t, n in part):.1f}"
                 for part in totals
@@ -230,7 +239,7 @@ def networks(cases: list[Case]) -> str:
 def small(cases: list[Case]) -> str:
     rows = []
     for case in cases:
-        mine, torch = median(case, "bnkern"), median(case, "torch")
+        mine, torch = time_of(case, "bnkern"), time_of(case, "torch")
         assert mine is not None
         shape = ",".join(map(str, case["shape"]))
         beside = ("-", "-") if torch is None else (f"{1e6 * torch:.1f}", f"{mine / torch:.2f}")
@@ -243,7 +252,7 @@ def layers(cases: list[Case]) -> str:
     names = [name for name, ratio in COMPARED.items() if values(cases, ratio)]
     rows = []
     for case in cases:
-        mine, limit = median(case, "bnkern"), median(case, "limit")
+        mine, limit = time_of(case, "bnkern"), time_of(case, "limit")
         assert mine is not None
         assert limit is not None
         rows.append(

@@ -106,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
 def _measure(shape: tuple[int, ...], layout: str, args: argparse.Namespace, budget: float) -> Result:
     case = make_case(shape, layout, args.dtype)
     beside = not args.no_torch and find_spec("torch") is not None
-    rows, limits = [], {}
+    rows: list[Row] = []
+    limits: dict[str, float] = {}
     for op in args.ops:
         calls: dict[str, Call] = {"copy": limit(case, "copy"), "triad": limit(case, "triad")}
         calls["bnkern"] = kernel(case, op)

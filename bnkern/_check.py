@@ -199,9 +199,23 @@ def train(
     if out is not None:
         _out(p, x, out, {"x": x, "residual": residual}, {"weight": weight, "bias": bias})
     if running_mean is not None or running_var is not None:
-        others = {"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out}
-        _running(running_mean, running_var, others)
+        if not _own_memory(running_mean, running_var, x, weight, bias, residual, out):
+            others = {"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out}
+            _running(running_mean, running_var, others)
     return p, factor, correction
+
+
+def _own_memory(running_mean: Any, running_var: Any, *others: Any) -> bool:
+    """The common case of `_running` seen at a glance: NumPy arrays none of which is a view, all of them different."""
+    for a in (running_mean, running_var):
+        if type(a) is not _ndarray or a.base is not None or not a.flags.writeable:
+            return False
+    if running_mean is running_var:
+        return False
+    for a in others:
+        if a is not None and (type(a) is not _ndarray or a.base is not None or a is running_mean or a is running_var):
+            return False
+    return True
 
 
 def _running(running_mean: Any, running_var: Any, others: dict[str, Any]) -> None:

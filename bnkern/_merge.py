@@ -16,6 +16,9 @@ from bnkern._args import namespace, native, widest
 from bnkern._types import Array, BatchStats
 
 
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
 def merge(parts: list[BatchStats]) -> BatchStats:
     """Mean, variance and count of all values that the parts stand for."""
     full = [part for part in parts if part.count]
@@ -71,14 +74,13 @@ def update(
 
 def narrowed(dtype: Any, *vectors: Array | None) -> list[Array | None]:
     """Vectors in the dtype of a result (in native order); values too large for it are Inf, silently."""
-    dtype = native(dtype)
-    if all(v is None or v.dtype == dtype for v in vectors):
-        return list(vectors)
-    return [v if v is None else _as(v, dtype) for v in vectors]
+    if dtype is not _FLOAT32:  # the common case in no time
+        dtype = native(dtype)
+    return [v if v is None or v.dtype is dtype or v.dtype == dtype else _as(v, dtype) for v in vectors]
 
 
 def _as(v: Array, dtype: Any) -> Array:
-    if type(v) is np.ndarray and dtype == np.float32 and v.dtype == np.float64:
+    if type(v) is np.ndarray and dtype is _FLOAT32 and v.dtype is _FLOAT64:
         return _cpu.narrow(v)
     with np.errstate(all="ignore"):
         return v.astype(dtype) if isinstance(v, np.ndarray) else namespace(v).astype(v, dtype)

@@ -1,10 +1,10 @@
 # The drivers: plan, partition over threads, run. Nothing here changes a bit of the result (bn.h: order of summation).
 
 cdef enum:
-    GRAIN = 1 << 15       # elements for each thread that repay a parallel region
+    GRAIN = 1 << 14       # elements for each thread that repay a parallel region
     TILE_WIDTH = 2048     # elements of a coefficient tile of short rows
     FLAT_WIDTH = 256      # the same for gapless channels-last rows
-    SHORT_ROW = 256       # rows below are taken several channels at a time
+    SHORT_ROW = 16        # rows below are taken several channels at a time
     CHANNEL = -2          # in place of an axis
     STREAM_BYTES = 8 << 20  # outputs from here on are written past the caches
 
@@ -203,6 +203,7 @@ cdef void plan(Job *job, int threads) noexcept nogil:
             job.tile_width = job.flat + channels + BN_PAD
         return
     job.adjacent = all_spaced(job, CHANNEL, r * item)
+    job.fetches = r <= 4 * BN_BLOCK and channels * count * item > cache_bytes  # long rows the processor foresees itself
     job.group = maximum(1, minimum(channels, cache_bytes // 4 // (count * item)))
     if job.passes & (APPLY | GRAD) and r < SHORT_ROW and rows_per_channel(job) >= 4 and job.adjacent:
         job.tiled = True

@@ -27,6 +27,7 @@ cdef struct Job:
     int64_t group         # channels taken together: one tile, one resident set
     int64_t flat          # width of the shared tile of gapless channels-last rows; 0: none
     bint resident         # both passes over a group before the next group
+    bint fetches          # asks for the next block's short rows ahead
     bint adjacent         # rows of neighbouring channels follow one another
     bint tiled            # coefficients spread over several short rows at a time
     char *coef            # BN_NCOEF rows of cs elements
@@ -123,10 +124,10 @@ cdef void conclude(Job *job, const double *a, const double *b, int64_t step, int
 # ---- first pass -------------------------------------------------------------------------------------------------
 
 cdef void look_ahead(Job *job, int64_t c, int64_t k, bn_block *block) noexcept nogil:
-    """Where block k lies, the first of the next channel after the last; long rows the processor foresees itself."""
+    """Where block k lies, the first of the next channel after the last."""
     cdef int64_t i, s
     block.next[0] = NULL
-    if row_length(job) > 4 * BN_BLOCK:
+    if not job.fetches:
         return
     if k == job.blocks:
         k = 0

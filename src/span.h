@@ -245,7 +245,7 @@ INLINE void plain_row(term *f, const bn_span *a, int64_t i, int flags)
 INLINE void run_span(term *f, const bn_span *span, int flags)
 {
     const bn_span b = *span, *a = &b;
-    const int streams = a->flags & BN_STREAM && a->width >= 4 * LINE;
+    const int streams = a->flags & BN_STREAM && a->width >= LINE && a->channels * a->width >= 4 * LINE;
     int64_t i = 0;
     if (flags & BN_TILE && a->width >= W && !(streams && a->outs * sizeof(T) % 64))
         for (; i + ROWS <= a->rows; i += ROWS) rows_of_tile(f, a, i, streams, flags);

@@ -98,19 +98,6 @@ void bn_sub_blocks(const bn_shape *shape, const bn_operand *operand, int64_t c, 
     }
 }
 
-double bn_get(const bn_vector *v, int64_t c, double missing)
-{
-    if (!v->data) return missing;
-    double d;
-    float f;
-    if (v->is_double) {
-        memcpy(&d, v->data + c * v->stride, sizeof d);
-        return d;
-    }
-    memcpy(&f, v->data + c * v->stride, sizeof f);
-    return (double)f;
-}
-
 int64_t bn_cache_bytes(void)
 {
     long size = 0;

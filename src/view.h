@@ -3,6 +3,7 @@
 #define BN_VIEW_H
 
 #include <stdint.h>
+#include <string.h>
 
 #define BN_MAXDIM 8
 #define BN_MAXOPERAND 5
@@ -47,7 +48,18 @@ void bn_sub_blocks(const bn_shape *shape, const bn_operand *operand, int64_t c, 
 /* Steps of element i's run: elements from i on that lie at equal distance (the rest of the last axis), at most `most`. */
 int64_t bn_run(const bn_shape *shape, int64_t i, int64_t most);
 
-double bn_get(const bn_vector *v, int64_t c, double missing);
+static inline double bn_get(const bn_vector *v, int64_t c, double missing)
+{
+    if (!v->data) return missing;
+    double d;
+    float f;
+    if (v->is_double) {
+        memcpy(&d, v->data + c * v->stride, sizeof d);
+        return d;
+    }
+    memcpy(&f, v->data + c * v->stride, sizeof f);
+    return (double)f;
+}
 
 /* Bytes of the second-level cache of one core, kept within what is believable. */
 int64_t bn_cache_bytes(void);

@@ -47,18 +47,20 @@ INLINE void last_sub_block(const T *x, const T *dy, const T *r, int64_t n, const
             int64_t j = i + k * W;
             add_products(x + j, dy + j, flags & FROM_Y ? r + j : r, c, flags, s + k, q + k);
         }
-    T end[3][BN_LANES];
     A sums[2][BN_LANES] = {0};
-    memset(end, 0, sizeof end);
-    memcpy(end[0], x + i, (n - i) * sizeof(T));
-    memcpy(end[1], dy + i, (n - i) * sizeof(T));
-    if (flags & FROM_Y) memcpy(end[2], r + i, (n - i) * sizeof(T));
-    for (int k = 0; k < NV; k++) {
-        vec s1 = {0}, q1 = {0};
-        add_products(end[0] + k * W, end[1] + k * W, end[2] + k * W, c, flags, &s1, &q1);
-        store_a(sums[0] + k * W, s1), store_a(sums[1] + k * W, q1);
+    if (i < n) {
+        T end[3][BN_LANES];
+        memset(end, 0, sizeof end);
+        memcpy(end[0], x + i, (n - i) * sizeof(T));
+        memcpy(end[1], dy + i, (n - i) * sizeof(T));
+        if (flags & FROM_Y) memcpy(end[2], r + i, (n - i) * sizeof(T));
+        for (int k = 0; k < NV; k++) {
+            vec s1 = {0}, q1 = {0};
+            add_products(end[0] + k * W, end[1] + k * W, end[2] + k * W, c, flags, &s1, &q1);
+            store_a(sums[0] + k * W, s1), store_a(sums[1] + k * W, q1);
+        }
+        for (int64_t j = n - i; j < BN_LANES; j++) sums[0][j] = sums[1][j] = 0;
     }
-    for (int64_t j = n - i; j < BN_LANES; j++) sums[0][j] = sums[1][j] = 0;
     for (int k = 0; k < NV; k++) {
         fold_lanes(acc_s, s[k] + load_a(sums[0] + k * W), k);
         fold_lanes(acc_q, q[k] + load_a(sums[1] + k * W), k);
