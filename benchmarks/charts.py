@@ -48,7 +48,7 @@ def draw(report: dict[str, Any], folder: Path) -> Iterator[Path]:
 
 
 def caption(machine: dict[str, Any]) -> str:
-    return f"{machine['processor']}, {machine['threads']} threads, {machine['date']}"
+    return f"{machine['processor']}, threads: {machine['threads']}, {machine['date']}"
 
 
 def save(figure: plt.Figure, path: Path) -> Path:
@@ -99,9 +99,7 @@ def layer_bars(cases: list[dict[str, Any]], title: str) -> plt.Figure:
         panel.set_axisbelow(True)
     panels[0][0].set_yticks(range(len(names)), [f"{name}, {sizes[name] / 1e6:.3g} MB" for name in names])
     panels[0][0].set_ylim(len(names) - 0.4, -0.6)
-    figure.legend(
-        *panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
-    )
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
 
@@ -136,9 +134,7 @@ def time_over_size(report: dict[str, Any]) -> plt.Figure:
         panel.grid(color="#eeeeee")
         panel.set_axisbelow(True)
     panels[0][0].set_ylabel("ns for each value")
-    figure.legend(
-        *panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
-    )
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     title = f"Time over size, (N, 16, 16, 16) float32: {caption(report['machine'])}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure

@@ -106,9 +106,7 @@ class Primitive:
         return to
 
     def reorder(self, layout: int, a: np.ndarray, to_layout: int, to: np.ndarray) -> None:
-        if self.lib.bench_reorder(
-            self.bits, self.ndims, self.dims, layout, _pointer(a), to_layout, _pointer(to)
-        ):
+        if self.lib.bench_reorder(self.bits, self.ndims, self.dims, layout, _pointer(a), to_layout, _pointer(to)):
             raise RuntimeError("oneDNN did not reorder")
 
     def __call__(self) -> None:

@@ -155,9 +155,7 @@ def measure_all(report: dict[str, Any], args: argparse.Namespace) -> None:
         spent = time.monotonic() - start
         left = f", {spent / done * (len(jobs) - done) / 60:.0f} min left" if done else ""
         note(f"{done + 1}/{len(jobs)} {problem}{left}")
-        each(
-            problem, args.ops, lambda c, op: suite.calls(c, op, names, not args.no_variants), report["cases"]
-        )
+        each(problem, args.ops, lambda c, op: suite.calls(c, op, names, not args.no_variants), report["cases"])
     for layer in suite.SMALL:
         problem = suite.Problem(layer, "nhwc" if len(layer.shape) == 2 else "nchw", "float32")
         note(str(problem))
@@ -171,9 +169,7 @@ def measure_all(report: dict[str, Any], args: argparse.Namespace) -> None:
             each(problem, ops, lambda c, op: suite.calls(c, op, torch, variants=False), report["sweep"])
 
 
-def measured(
-    problem: suite.Problem, case: Case, op: str, calls: dict[str, Any], seconds: float
-) -> dict[str, Any]:
+def measured(problem: suite.Problem, case: Case, op: str, calls: dict[str, Any], seconds: float) -> dict[str, Any]:
     """One line of the figures: what it was, and the times of all who took part."""
     times = {}
     for who, samples in measure(calls, seconds).items():

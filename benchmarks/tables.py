@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from math import exp, log
 from typing import Any
+
+from layers import load
 
 BIG, MEDIUM = 16e6, 1e6  # bytes of x
 Case = dict[str, Any]
@@ -135,7 +138,7 @@ def head(machine: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {found}" for name, found in machine["packages"].items())
     return (
         f"# bnkern {machine['bnkern']} on {machine['processor']}, {machine['date']}\n\n"
-        f"{machine['threads']} threads, {machine['isa']}, {machine['compiler']}, Python {machine['python']}, "
+        f"Threads: {machine['threads']}, {machine['isa']}, {machine['compiler']}, Python {machine['python']}, "
         f"{packages}. Load average before: {machine['load before']}. Calls interleaved."
     )
 
@@ -172,9 +175,7 @@ def compared(groups: dict[tuple[str, str, str], list[Case]]) -> str:
     for key, cases in groups.items():
         cells = []
         for name in names:
-            big, medium = (
-                mean(part, COMPARED[name]) for part in (sized(cases, BIG), sized(cases, MEDIUM, BIG))
-            )
+            big, medium = (mean(part, COMPARED[name]) for part in (sized(cases, BIG), sized(cases, MEDIUM, BIG)))
             cells.append("-" if big is None and medium is None else f"{number(big)} ({number(medium)})")
         rows.append((", ".join(key), *cells))
     return table(("dtype, op, layout", *names), rows) if names else "No other library took part."
@@ -196,9 +197,7 @@ def sixteen(groups: dict[tuple[str, str, str], list[Case]]) -> str:
         single = {case["layer"]: case for case in groups.get(("float32", op, layout), [])}
         pairs = [(case, single[case["layer"]]) for case in cases if case["layer"] in single]
         ratios = [
-            a / b
-            for c, s in pairs
-            if (a := time_of(c, "bnkern")) and (b := time_of(s, "bnkern")) and s["size"] >= BIG
+            a / b for c, s in pairs if (a := time_of(c, "bnkern")) and (b := time_of(s, "bnkern")) and s["size"] >= BIG
         ]
         if dtype != "float32" and ratios:
             rows.append(
@@ -215,7 +214,11 @@ def sixteen(groups: dict[tuple[str, str, str], list[Case]]) -> str:
 
 
 def networks(cases: list[Case]) -> str:
-    """What all batch normalisation of a network takes in a step: its layers, as often as it has them."""
+    """What all batch normalisation of a network takes in a step: its layers, as often as it has them.
+
+    Of networks that are listed with more than one layer, and were measured whole.
+    """
+    listed = Counter(layer.name.partition("/")[0] for layer in load())
     sums: dict[tuple[str, ...], list[Case]] = {}
     for case in cases:
         if "/" in case["layer"]:
@@ -224,7 +227,7 @@ def networks(cases: list[Case]) -> str:
     whos = ("limit", "bnkern", "torch", "onednn")
     rows = []
     for key, members in sums.items():
-        if len(members) > 1 and key[2] in ("train", "backward", "inference"):
+        if len(members) == listed[key[0]] > 1 and key[2] in ("train", "backward", "inference"):
             totals = [[(time_of(case, who), case["times"]) for case in members] for who in whos]
             cells = [
                 "-" if any(t is None for t, _ in part) else f"{1e3 * sum(t * n for t, n in part):.1f}"

@@ -198,10 +198,10 @@ def train(
         _like_x(p, x, "residual", residual)
     if out is not None:
         _out(p, x, out, {"x": x, "residual": residual}, {"weight": weight, "bias": bias})
-    if running_mean is not None or running_var is not None:
-        if not _own_memory(running_mean, running_var, x, weight, bias, residual, out):
-            others = {"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out}
-            _running(running_mean, running_var, others)
+    given = running_mean is not None or running_var is not None
+    if given and not _own_memory(running_mean, running_var, x, weight, bias, residual, out):
+        others = {"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out}
+        _running(running_mean, running_var, others)
     return p, factor, correction
 
 

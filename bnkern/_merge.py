@@ -15,7 +15,6 @@ import bnkern._cpu as _cpu
 from bnkern._args import namespace, native, widest
 from bnkern._types import Array, BatchStats
 
-
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 

@@ -1,15 +1,14 @@
 # cython: language_level=3
 """The compiled CPU backend: batch normalisation of NumPy arrays on the kernels of this processor.
 
-Internal: callers are bnkern.backends.cpu and the tests. Every entry point checks what memory safety needs (types, shapes,
-lengths) and raises before it writes. One that is handed arrays of mixed or unsupported memory layout returns None and has
-done nothing; the backend then copies what does not fit and calls again.
+Internal: callers are bnkern.backends.cpu and the tests. Every entry point checks what memory safety needs (types,
+shapes, lengths) and raises before it writes. One that is handed arrays of mixed or unsupported memory layout returns
+None and has done nothing; the backend then copies what does not fit and calls again.
 """
 import os
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_Occurred
-from cpython.ref cimport PyObject
 from cython.parallel cimport prange
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
@@ -359,7 +358,8 @@ def blend(running, value, double momentum, double scale):
     if cnp.PyArray_TYPE(r) == cnp.NPY_FLOAT64:
         for c in range(r.shape[0]):
             new = momentum * ((<double *> (v.data + c * v.strides[0]))[0] * scale)
-            (<double *> (r.data + c * r.strides[0]))[0] = (1.0 - momentum) * (<double *> (r.data + c * r.strides[0]))[0] + new
+            (<double *> (r.data + c * r.strides[0]))[0] = (
+                (1.0 - momentum) * (<double *> (r.data + c * r.strides[0]))[0] + new)
         return True
     if cnp.PyArray_TYPE(r) == cnp.NPY_FLOAT32:
         for c in range(r.shape[0]):
@@ -402,7 +402,6 @@ cdef int given(Call call, mean, var, weight, bias) except -1:
 def plan_of(x, int axis, str op, int threads):
     """What a call of `op` on x (with an output like x) would do: layout, threads, strategy, bytes."""
     cdef Call call = Call()
-    cdef bn_operand spare
     passes = {"train": STATS | APPLY, "inference": APPLY, "stats": STATS, "backward": REDUCE | GRAD}[op]
     call.axis = axis
     call.add(required(x, "x"), &call.job.x, False, "x")

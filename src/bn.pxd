@@ -48,7 +48,8 @@ cdef extern from "bn.h" nogil:
         void (*input_grad)(const bn_span *) noexcept nogil
         void (*coef_forward)(void *, int64_t, int64_t, double, double, double, double, double) noexcept nogil
         void (*coef_backward)(void *, int64_t, int64_t, double, double) noexcept nogil
-        void (*coef_tile)(void *, int64_t, const void *, int64_t, int, int64_t, int64_t, int64_t, int64_t) noexcept nogil
+        void (*coef_tile)(void *, int64_t, const void *, int64_t, int rows, int64_t, int64_t, int64_t,
+                          int64_t) noexcept nogil
         void (*copy)(const bn_span *) noexcept nogil
         void (*triad)(const bn_span *) noexcept nogil
 
@@ -86,7 +87,8 @@ cdef extern from "view.h" nogil:
     int bn_layout(const bn_shape *, bn_operand **, int)
     char *bn_at(const bn_shape *, const bn_operand *, int64_t, int64_t)
     int64_t bn_run(const bn_shape *, int64_t, int64_t)
-    void bn_sub_blocks(const bn_shape *, const bn_operand *, int64_t, int64_t, int64_t, int64_t, const void **, char *)
+    void bn_sub_blocks(const bn_shape *, const bn_operand *, int64_t c, int64_t i, int64_t n, int64_t sub,
+                       const void **, char *)
     double bn_get(const bn_vector *, int64_t, double)
     int64_t bn_cache_bytes()
     double bn_now()

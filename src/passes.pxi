@@ -80,8 +80,8 @@ cdef void prepare(Job *job, int64_t c) noexcept nogil:
     """Coefficients from statistics that are known, and from sums that are given."""
     if job.passes == STATS:
         return
-    job.kernels.coef_forward(job.coef, job.cs, c, bn_get(&job.given_mean, c, 0.0), bn_get(&job.given_var, c, 0.0), job.eps,
-                             bn_get(&job.weight, c, 1.0), bn_get(&job.bias, c, 0.0))
+    job.kernels.coef_forward(job.coef, job.cs, c, bn_get(&job.given_mean, c, 0.0), bn_get(&job.given_var, c, 0.0),
+                             job.eps, bn_get(&job.weight, c, 1.0), bn_get(&job.bias, c, 0.0))
     if job.passes == GRAD and not job.flags & BN_FROZEN:
         job.kernels.coef_backward(job.coef, job.cs, c, bn_get(&job.given_dy, c, 0.0) / job.divisor,
                                   bn_get(&job.given_dy_xhat, c, 0.0) / job.divisor)
@@ -159,8 +159,8 @@ cdef void first_cf(Job *job, int64_t c, int64_t k, double *a, double *b, char *s
     job.kernels.reduce_cf(&block, a, b)
 
 
-cdef const char *rows_in_place(Job *job, bn_operand *operand, int64_t c, int64_t i, int64_t n, int64_t width, char *buffer,
-                               int64_t *step) noexcept nogil:
+cdef const char *rows_in_place(Job *job, bn_operand *operand, int64_t c, int64_t i, int64_t n, int64_t width,
+                               char *buffer, int64_t *step) noexcept nogil:
     """`width` channels of elements i .. i+n-1: in place at one distance, or copied when they cross a gap."""
     cdef int64_t item = job.shape.itemsize, k
     if bn_run(&job.shape, i, n) == n:
@@ -200,8 +200,8 @@ cdef inline int64_t row_step(Job *job, bn_operand *operand, int axis) noexcept n
     return operand.stride[axis] // job.shape.itemsize
 
 
-cdef void second(Job *job, int64_t c, int64_t i, int64_t rows, int64_t channels, int64_t width, int axis, const char *coef,
-                 int64_t cs, int flags, int64_t prefetch) noexcept nogil:
+cdef void second(Job *job, int64_t c, int64_t i, int64_t rows, int64_t channels, int64_t width, int axis,
+                 const char *coef, int64_t cs, int flags, int64_t prefetch) noexcept nogil:
     """One span from element i of channel c on, its rows one step apart along the sequence's axis `axis`."""
     cdef bn_span span
     memset(&span, 0, sizeof(span))
@@ -243,7 +243,8 @@ cdef void second_rows(Job *job, int64_t c, int64_t q0, int64_t q1, int64_t chann
         q0 += n
 
 
-cdef void second_group(Job *job, int64_t c0, int64_t c1, int64_t q0, int64_t q1, char *tile, int64_t prefetch) noexcept nogil:
+cdef void second_group(Job *job, int64_t c0, int64_t c1, int64_t q0, int64_t q1, char *tile,
+                       int64_t prefetch) noexcept nogil:
     """Rows q0 .. q1-1 of channels c0 .. c1-1, rows without gaps."""
     cdef int64_t r = row_length(job), c
     if job.tiled:
