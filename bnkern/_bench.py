@@ -87,9 +87,7 @@ def run(args: argparse.Namespace) -> int:
     budget = min(3.0, args.seconds / (len(jobs) * len(args.ops)))
     with threads(args.threads) if args.threads else nullcontext():
         printer = _printer()
-        printer.line(
-            f"bnkern {VERSION} on {processor()}, {_cpu.level()}, threads: {get_num_threads()}, {args.dtype}"
-        )
+        printer.line(f"bnkern {VERSION} on {processor()}, {_cpu.level()}, threads: {get_num_threads()}, {args.dtype}")
         if not args.no_torch and find_spec("torch") is None:
             printer.line("PyTorch is not installed: its columns stay empty.")
         for shape, layout in jobs:

@@ -252,9 +252,7 @@ def torch_calls(case: Case, op: str) -> dict[str, Call]:
     _, save_mean, save_invstd = torch.native_batch_norm(x, w, b, mean, var, not frozen, 0.1, EPS)
 
     def backward() -> object:
-        return aten.native_batch_norm_backward(
-            dy, x, w, mean, var, save_mean, save_invstd, not frozen, EPS, mask
-        )
+        return aten.native_batch_norm_backward(dy, x, w, mean, var, save_mean, save_invstd, not frozen, EPS, mask)
 
     return {"torch": on_kept_heap(backward, int(case.x.nbytes)), "torch fresh": backward}
 

@@ -20,7 +20,7 @@
 #define BN_LANES 16
 #define BN_SUB 256    /* at most 16 float32 additions in a row before float64 takes over */
 #define BN_BLOCK 2048 /* elements of one partial (mean, M2); fits L1 in every type */
-#define BN_GROUP 256  /* channels a channels-last kernel takes at a time */
+#define BN_GROUP 128  /* channels a channels-last kernel takes at a time */
 #define BN_PAD 16     /* coefficient rows may be read this many elements past their end */
 
 /* Rows of the coefficient table, each `cs` elements of the arithmetic type long. */
@@ -81,15 +81,15 @@ typedef struct bn_kernels {
     void (*triad)(const bn_span *a);
 } bn_kernels;
 
-/* Scratch of the channels-last kernels for `width` channels and `rows` elements of a block: float64 accumulators,
- * coefficients of a flat row, one gathered column. Up to BN_FLAT channels a gapless matrix is read flat (columns.h).
+/* Scratch of the channels-last kernels for `width` channels and `rows` elements of a block: accumulators, lane
+ * sums, coefficients of a flat row, one gathered column. Up to BN_FLAT channels a gapless matrix is read flat (columns.h).
  */
 #define BN_FLAT 64
 
 static inline int64_t bn_columns_scratch(int64_t width, int64_t rows)
 {
     int64_t columns = (width <= BN_FLAT ? BN_LANES * width : width) + BN_PAD;
-    return (2 * 8 * width + BN_NCOEF * columns + rows) * (int64_t)sizeof(double);
+    return (2 * 8 * width + 2 * BN_LANES * width + BN_NCOEF * columns + rows) * (int64_t)sizeof(double);
 }
 
 /* levels.c */

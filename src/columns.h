@@ -1,86 +1,94 @@
 /* Two sums per column of a matrix (rows: elements, columns: channels), in the order of summation of bn.h.
  *
- * The channels-last halves of stats.c and reduce.c are this loop nest around different terms. A "strip" is its core: for
- * every column, the terms of t rows that lie BN_LANES rows apart - one lane of one sub-block - are added in registers
- * and then to the column's float64 accumulator. Narrow matrices without gaps (C = 1, 3, 64) are read as rows of 16 * C
- * columns: such a row is all lanes of all channels at once, and vectors are full whatever C is.
+ * The channels-last halves of stats.c and reduce.c are this loop nest around different terms. The sums of a sub-block's 16
+ * lanes, [16][width], stay in L1 while its rows stream by, four rows of a lane at a time: few enough streams for the
+ * processor to foresee, enough rows to pay for loading and storing the sums. Narrow matrices without gaps (C = 1, 3, 64)
+ * are read as rows of 16 * C columns: such a row is all lanes of all channels at once, and vectors are full whatever C is.
  */
 #ifndef BN_COLUMNS_H
 #define BN_COLUMNS_H
 
 #include "vec.h"
 
+#define ROWS_AT_ONCE 4
+
 /* Adds the terms of W adjacent columns to s and q. */
 typedef void add_terms(const T *x, const T *dy, const T *r, const coefs *c, int flags, vec *s, vec *q);
 
+/* t rows, `step` rows of the matrix apart. */
 struct strip {
     const T *x, *dy, *r; /* first row; dy and r may be NULL */
     int64_t xs, dys, rs; /* from row to row */
-    int64_t t;           /* rows */
+    int64_t t;
 };
 
-/* Columns j .. j + n * W - 1; what becomes of the sums is up to END. */
-#define STRIP(NAME, n, END)                                                                                             \
-    INLINE void NAME(add_terms *add, const struct strip *p, int64_t j, const A *coef, int64_t cs, int flags, double *acc_s, \
-                     double *acc_q, int64_t wrap)                                                                                    \
-    {                                                                                                                   \
-        const T *x = p->x + j, *dy = p->dy ? p->dy + j : NULL, *r = p->r ? p->r + j : NULL;                               \
-        const int64_t ahead = BN_SUB / BN_LANES; /* the same place of the next sub-block */                             \
-        REPEAT(n, STRIP_BEGIN)                                                                                          \
-        for (int64_t t = 0; t < p->t; t++) {                                                                            \
-            REPEAT(n, STRIP_FETCH)                                                                                      \
-            REPEAT(n, STRIP_ADD)                                                                                        \
-            x += p->xs;                                                                                                 \
-            if (dy) dy += p->dys;                                                                                       \
-            if (r) r += p->rs;                                                                                          \
-        }                                                                                                               \
-        REPEAT(n, END)                                                                                                  \
-    }
-#define STRIP_BEGIN(i)                             \
-    coefs c##i = coefs_of_columns(coef + j + i * W, cs); \
-    vec s##i = {0}, q##i = {0};
-#define STRIP_ADD(i) add(x + i * W, dy ? dy + i * W : NULL, r ? r + i * W : NULL, &c##i, flags, &s##i, &q##i);
-#define STRIP_FETCH(i)                                                        \
-    __builtin_prefetch(x + ahead * p->xs + i * W, 0, 2);                      \
-    if (dy) __builtin_prefetch(dy + ahead * p->dys + i * W, 0, 2);
-#define STRIP_FOLD(i)                               \
-    fold_columns(acc_s, s##i, j + i * W, wrap); \
-    fold_columns(acc_q, q##i, j + i * W, wrap);
-STRIP(strip_wide, CHAINS, STRIP_FOLD)
-STRIP(strip_one, 1, STRIP_FOLD)
-
-/* Fewer than W columns at the end: a vector on padded copies, of which the first `width` columns count. */
-static inline void strip_end(add_terms *add, const struct strip *p, int64_t j, int64_t width, const A *coef, int64_t cs,
-                             int flags, double *acc_s, double *acc_q, int64_t wrap)
+INLINE void advance(struct strip *p, int64_t xs, int64_t dys, int64_t rs)
 {
-    T x[W], dy[W], r[W];
-    vec s = {0}, q = {0};
-    coefs c = coefs_of_columns(coef + j, cs);
-    memset(x, 0, sizeof x), memset(dy, 0, sizeof dy), memset(r, 0, sizeof r);
-    for (int64_t t = 0; t < p->t; t++) {
-        for (int64_t i = 0; i < width; i++) {
-            x[i] = p->x[j + t * p->xs + i];
-            if (p->dy) dy[i] = p->dy[j + t * p->dys + i];
-            if (p->r) r[i] = p->r[j + t * p->rs + i];
-        }
-        add(x, dy, p->r ? r : NULL, &c, flags, &s, &q);
-    }
-    A sums[2][W];
-    store_a(sums[0], s), store_a(sums[1], q);
-    for (int64_t i = 0; i < width && i < W; i++) {
-        acc_s[(j + i) % wrap] += (double)sums[0][i];
-        acc_q[(j + i) % wrap] += (double)sums[1][i];
-    }
+    p->x += xs;
+    if (p->dy) p->dy += dys;
+    if (p->r) p->r += rs;
 }
 
-/* The strip's columns j .. end - 1. Column k's accumulator is acc[k % wrap]; wrap is a multiple of 8. */
-INLINE void strip(add_terms *add, const struct strip *p, int64_t j, int64_t end, const A *coef, int64_t cs, int flags,
-                  double *acc_s, double *acc_q, int64_t wrap)
+/* Columns j .. j + n * W - 1. */
+#define STRIP(NAME, n)                                                                                                   \
+    INLINE void NAME(add_terms *add, const struct strip *p, int64_t j, const A *coef, int64_t cs, int flags, A *sum_s,    \
+                     A *sum_q)                                                                                           \
+    {                                                                                                                    \
+        struct strip at = *p;                                                                                            \
+        const int fetch = p->xs > BN_LANES * BN_FLAT; /* what these columns need next lies a page away */                \
+        advance(&at, j, j, j);                                                                                           \
+        REPEAT(n, STRIP_BEGIN)                                                                                           \
+        for (int64_t t = 0; t < p->t; t++) {                                                                             \
+            if (fetch) { REPEAT(n, STRIP_FETCH) }                                                                        \
+            REPEAT(n, STRIP_ADD)                                                                                         \
+            advance(&at, p->xs, p->dys, p->rs);                                                                          \
+        }                                                                                                                \
+        REPEAT(n, STRIP_END)                                                                                             \
+    }
+#define STRIP_BEGIN(i)                                   \
+    const coefs c##i = coefs_of_columns(coef + j + i * W, cs); \
+    vec s##i = load_a(sum_s + j + i * W), q##i = load_a(sum_q + j + i * W);
+#define STRIP_ADD(i) \
+    add(at.x + i * W, at.dy ? at.dy + i * W : NULL, at.r ? at.r + i * W : NULL, &c##i, flags, &s##i, &q##i);
+#define STRIP_FETCH(i)                                                                \
+    __builtin_prefetch(at.x + ROWS_AT_ONCE * p->xs + i * W, 0, 2);                    \
+    if (at.dy) __builtin_prefetch(at.dy + ROWS_AT_ONCE * p->dys + i * W, 0, 2);
+#define STRIP_END(i)                  \
+    store_a(sum_s + j + i * W, s##i); \
+    store_a(sum_q + j + i * W, q##i);
+STRIP(strip_wide, CHAINS)
+STRIP(strip_one, 1)
+
+/* Fewer than W columns at the end: a vector of padded copies. */
+static inline void strip_end(add_terms *add, const struct strip *p, int64_t j, int64_t width, const A *coef, int64_t cs,
+                             int flags, A *sum_s, A *sum_q)
 {
-    if (p->t == 0) return;
-    for (; j + CHAINS * W <= end; j += CHAINS * W) strip_wide(add, p, j, coef, cs, flags, acc_s, acc_q, wrap);
-    for (; j + W <= end; j += W) strip_one(add, p, j, coef, cs, flags, acc_s, acc_q, wrap);
-    if (j < end) strip_end(add, p, j, end - j, coef, cs, flags, acc_s, acc_q, wrap);
+    T x[W], dy[W], r[W];
+    A sums[2][W] = {0};
+    const int64_t bytes = width * (int64_t)sizeof(A);
+    memcpy(sums[0], sum_s + j, bytes), memcpy(sums[1], sum_q + j, bytes);
+    vec s = load_a(sums[0]), q = load_a(sums[1]);
+    const coefs c = coefs_of_columns(coef + j, cs);
+    memset(x, 0, sizeof x), memset(dy, 0, sizeof dy), memset(r, 0, sizeof r);
+    for (int64_t t = 0; t < p->t; t++) {
+        memcpy(x, p->x + j + t * p->xs, width * sizeof(T));
+        if (p->dy) memcpy(dy, p->dy + j + t * p->dys, width * sizeof(T));
+        if (p->r) memcpy(r, p->r + j + t * p->rs, width * sizeof(T));
+        add(x, dy, p->r ? r : NULL, &c, flags, &s, &q);
+    }
+    store_a(sums[0], s), store_a(sums[1], q);
+    memcpy(sum_s + j, sums[0], bytes), memcpy(sum_q + j, sums[1], bytes);
+}
+
+/* The strip's columns from .. to - 1, added to the lane sums. */
+INLINE void strip(add_terms *add, const struct strip *p, int64_t from, int64_t to, const A *coef, int64_t cs, int flags,
+                  A *sum_s, A *sum_q)
+{
+    int64_t j = from;
+    if (p->t <= 0) return;
+    for (; j + CHAINS * W <= to; j += CHAINS * W) strip_wide(add, p, j, coef, cs, flags, sum_s, sum_q);
+    for (; j + W <= to; j += W) strip_one(add, p, j, coef, cs, flags, sum_s, sum_q);
+    if (j < to) strip_end(add, p, j, to - j, coef, cs, flags, sum_s, sum_q);
 }
 
 /* Can the matrix be read as rows of 16 * C columns? */
@@ -90,54 +98,46 @@ INLINE int is_flat(const bn_span *a)
     return w <= BN_FLAT && a->xs == w && (!a->dy || a->dys == w) && (!a->r || a->rs == w);
 }
 
-/* All 16 lanes of one sub-block of n rows, read flat. The first n % 16 lanes have a row more. */
-INLINE void flat_sub_block(add_terms *add, struct strip p, int64_t n, int64_t w, const A *coef, int64_t cs, int flags,
-                           double *acc_s, double *acc_q)
+/* Rows of one lane between `from` and `from + ROWS_AT_ONCE`, of `have`. */
+INLINE int64_t rows_left(int64_t have, int64_t from)
 {
-    const int64_t more = n % BN_LANES * w;
-    p.t = n / BN_LANES + 1;
-    if (more) strip(add, &p, 0, more, coef, cs, flags, acc_s, acc_q, 8 * w);
-    p.t = n / BN_LANES;
-    strip(add, &p, more, BN_LANES * w, coef, cs, flags, acc_s, acc_q, 8 * w);
+    return have - from < ROWS_AT_ONCE ? have - from : ROWS_AT_ONCE;
 }
 
-/* acc_s, acc_q: eight float64 accumulators for each column, [8][width]. */
-INLINE void columns(add_terms *add, const bn_span *a, const A *coef, int64_t cs, int flat, int flags, double *acc_s,
-                    double *acc_q)
+/* The lane sums of a sub-block of n rows from p on. The first n % 16 lanes have a row more than the others. */
+INLINE void sub_block_sums(add_terms *add, struct strip p, const bn_span *a, int64_t n, const A *coef, int64_t cs, int flat,
+                           int flags, A *sum_s, A *sum_q)
 {
-    const int64_t w = a->width;
-    memset(acc_s, 0, 8 * w * sizeof *acc_s);
-    memset(acc_q, 0, 8 * w * sizeof *acc_q);
-    struct strip p = {a->x, a->dy, a->r, BN_LANES * a->xs, BN_LANES * a->dys, BN_LANES * a->rs, 0};
-    for (int64_t row = 0; row < a->rows; row += BN_SUB) {
-        int64_t n = a->rows - row < BN_SUB ? a->rows - row : BN_SUB;
+    const int64_t w = a->width, full = n / BN_LANES, more = n % BN_LANES;
+    memset(sum_s, 0, BN_LANES * w * sizeof(A));
+    memset(sum_q, 0, BN_LANES * w * sizeof(A));
+    for (int64_t from = 0; from < full + (more > 0); from += ROWS_AT_ONCE) {
         if (flat) {
-            flat_sub_block(add, p, n, w, coef, cs, flags, acc_s, acc_q);
+            p.t = rows_left(full + 1, from);
+            strip(add, &p, 0, more * w, coef, cs, flags, sum_s, sum_q);
+            p.t = rows_left(full, from);
+            strip(add, &p, more * w, BN_LANES * w, coef, cs, flags, sum_s, sum_q);
         } else {
             struct strip q = p;
-            for (int lane = 0; lane < BN_LANES && lane < n; lane++) {
-                q.t = n / BN_LANES + (lane < n % BN_LANES);
-                strip(add, &q, 0, w, coef, cs, flags, acc_s + lane % 8 * w, acc_q + lane % 8 * w, INT64_MAX);
-                q.x += a->xs;
-                if (q.dy) q.dy += a->dys;
-                if (q.r) q.r += a->rs;
+            for (int lane = 0; lane < BN_LANES; lane++) {
+                q.t = rows_left(full + (lane < more), from);
+                if (q.t > 0) strip(add, &q, 0, w, coef, cs, flags, sum_s + lane * w, sum_q + lane * w);
+                advance(&q, a->xs, a->dys, a->rs);
             }
         }
-        p.x += BN_SUB * a->xs;
-        if (p.dy) p.dy += BN_SUB * a->dys;
-        if (p.r) p.r += BN_SUB * a->rs;
+        advance(&p, ROWS_AT_ONCE * p.xs, ROWS_AT_ONCE * p.dys, ROWS_AT_ONCE * p.rs);
     }
 }
 
-INLINE double column_total(const double *acc, int64_t w, int64_t c)
+INLINE void widen_all(double *restrict acc, const A *restrict s, int64_t n)
 {
-    acc += c;
-    return tree(acc[0], acc[w], acc[2 * w], acc[3 * w], acc[4 * w], acc[5 * w], acc[6 * w], acc[7 * w]);
+    for (int64_t j = 0; j < n; j++) acc[j] += (double)s[j];
 }
 
 /* The scratch of a channels-last kernel, cut up (bn_columns_scratch). */
 struct columns_scratch {
-    double *acc_s, *acc_q;
+    double *acc_s, *acc_q; /* eight float64 accumulators for each column, [8][width] */
+    A *sum_s, *sum_q;      /* lane sums, [16][width] */
     A *coef;
     int64_t cs;
     T *column;
@@ -148,10 +148,34 @@ INLINE struct columns_scratch columns_scratch(void *memory, int64_t width)
     struct columns_scratch z;
     z.acc_s = memory;
     z.acc_q = z.acc_s + 8 * width;
-    z.coef = (A *)(z.acc_q + 8 * width);
+    z.sum_s = (A *)(z.acc_q + 8 * width);
+    z.sum_q = z.sum_s + BN_LANES * width;
+    z.coef = z.sum_q + BN_LANES * width;
     z.cs = (width <= BN_FLAT ? BN_LANES * width : width) + BN_PAD;
     z.column = (T *)(z.coef + BN_NCOEF * z.cs);
     return z;
+}
+
+INLINE void columns(add_terms *add, const bn_span *a, const A *coef, int64_t cs, int flat, int flags,
+                    const struct columns_scratch *z)
+{
+    const int64_t w = a->width;
+    memset(z->acc_s, 0, 8 * w * sizeof(double));
+    memset(z->acc_q, 0, 8 * w * sizeof(double));
+    struct strip p = {a->x, a->dy, a->r, BN_LANES * a->xs, BN_LANES * a->dys, BN_LANES * a->rs, 0};
+    for (int64_t row = 0; row < a->rows; row += BN_SUB) {
+        int64_t n = a->rows - row < BN_SUB ? a->rows - row : BN_SUB;
+        sub_block_sums(add, p, a, n, coef, cs, flat, flags, z->sum_s, z->sum_q);
+        widen_all(z->acc_s, z->sum_s, 8 * w), widen_all(z->acc_s, z->sum_s + 8 * w, 8 * w);
+        widen_all(z->acc_q, z->sum_q, 8 * w), widen_all(z->acc_q, z->sum_q + 8 * w, 8 * w);
+        advance(&p, BN_SUB * a->xs, BN_SUB * a->dys, BN_SUB * a->rs);
+    }
+}
+
+INLINE double column_total(const double *acc, int64_t w, int64_t c)
+{
+    acc += c;
+    return tree(acc[0], acc[w], acc[2 * w], acc[3 * w], acc[4 * w], acc[5 * w], acc[6 * w], acc[7 * w]);
 }
 
 #endif

@@ -180,23 +180,6 @@ INLINE void fold_lanes(double acc[8], vec v, int k)
     if (HALVES > 1) widen_add(acc + (k * W + WD) % 8, part[1]);
 }
 
-/* Add the sums of columns j .. j+W-1 to these columns' accumulators, which start again after `wrap` (columns.h): groups
- * of 8 columns do not straddle that. Unaligned j (the ragged end of an array) goes one by one.
- */
-INLINE void fold_columns(double *acc, vec v, int64_t j, int64_t wrap)
-{
-    const half part[2] = PARTS(v);
-    A a[W];
-    for (int h = 0; h < HALVES; h++, j += WD) {
-        if (j + WD <= wrap) widen_add(acc + j, part[h]);
-        else if (j >= wrap) widen_add(acc + j - wrap, part[h]);
-        else {
-            store_a(a, v);
-            for (int i = 0; i < WD; i++) acc[(j + i) % wrap] += (double)a[h * WD + i];
-        }
-    }
-}
-
 INLINE double tree(double a0, double a1, double a2, double a3, double a4, double a5, double a6, double a7)
 {
     return ((a0 + a4) + (a2 + a6)) + ((a1 + a5) + (a3 + a7));

@@ -24,9 +24,7 @@ def test_measure_takes_turns():
     seconds = measure(calls, 0.01, rounds=4)
     assert list(seconds) == ["a", "b", "c"]
     assert all(len(samples) >= 3 and min(samples) > 0 for samples in seconds.values())
-    assert "".join(name for name, _ in groupby(heard)).startswith(
-        "abc" * 4
-    )  # once to see how long, then rounds
+    assert "".join(name for name, _ in groupby(heard)).startswith("abc" * 4)  # once to see how long, then rounds
 
 
 def test_measure_switches_garbage_collection_on_again():
@@ -70,9 +68,7 @@ def test_kernel_is_the_public_call(op, layout):
         "inference": lambda **k: bnkern.batch_norm_inference(x, case.mean, case.var, w, b, axis=axis, **k),
         "train": lambda **k: bnkern.batch_norm_train(x, w, b, axis=axis, **k)[0],
         "backward": lambda **k: bnkern.batch_norm_backward(dy, x, case.stats, w, b, axis=axis, **k).dx,
-        "frozen": lambda **k: (
-            bnkern.batch_norm_backward(dy, x, case.stats, w, b, axis=axis, frozen=True, **k).dx
-        ),
+        "frozen": lambda **k: bnkern.batch_norm_backward(dy, x, case.stats, w, b, axis=axis, frozen=True, **k).dx,
         "stats": lambda **k: bnkern.batch_stats(x, axis=axis).mean,
     }[op]
     assert_same(kernel(case, op)(), expected())

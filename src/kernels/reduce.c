@@ -102,9 +102,9 @@ void BN_NAME(reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, v
         coef = z.coef;
         cs = z.cs;
     }
-    if (!(a->flags & BN_RELU)) columns(add_products, a, coef, cs, flat, 0, z.acc_s, z.acc_q);
-    else if (a->r) columns(add_products, a, coef, cs, flat, BN_RELU | FROM_Y, z.acc_s, z.acc_q);
-    else columns(add_products, a, coef, cs, flat, BN_RELU, z.acc_s, z.acc_q);
+    if (!(a->flags & BN_RELU)) columns(add_products, a, coef, cs, flat, 0, &z);
+    else if (a->r) columns(add_products, a, coef, cs, flat, BN_RELU | FROM_Y, &z);
+    else columns(add_products, a, coef, cs, flat, BN_RELU, &z);
     for (int64_t c = 0; c < w; c++) {
         sum_dy[c] = column_total(z.acc_s, w, c);
         sum_dy_xhat[c] = column_total(z.acc_q, w, c);

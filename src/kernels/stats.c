@@ -162,7 +162,7 @@ void BN_NAME(stats_cl)(const bn_span *a, double *mean, double *m2, void *scratch
     const int flat = is_flat(a);
     first_shifts(a, z.coef);
     for (int64_t c = w; flat && c < BN_LANES * w; c++) z.coef[c] = z.coef[c - w];
-    columns(add_shifted, a, z.coef, z.cs, flat, 0, z.acc_s, z.acc_q);
+    columns(add_shifted, a, z.coef, z.cs, flat, 0, &z);
     for (int64_t c = 0; c < w; c++) {
         double s = column_total(z.acc_s, w, c), q = column_total(z.acc_q, w, c);
         if (finish(n, z.coef[c], s, q, mean + c, m2 + c)) continue;
