@@ -266,8 +266,8 @@ cdef void second_cl(Job *job, int64_t i, int64_t end) noexcept nogil:
     while i < end:
         n = bn_run(&job.shape, i, end - i)
         c = 0
-        while c < channels:  # at most 1024 columns, so that their coefficients stay in L1
-            width = minimum(1024, channels - c)
+        while c < channels:  # equal parts of at most 1024 columns, so that their coefficients stay in L1
+            width = minimum(ceil_div(channels, ceil_div(channels, 1024)), channels - c)
             second(job, c, i, n, 1, width, job.shape.nd - 1, coef_of(job, c), job.cs, job.flags | BN_TILE, 0)
             c += width
         i += n

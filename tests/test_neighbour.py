@@ -142,6 +142,7 @@ calls = {
     "backward": lambda: bnkern.batch_norm_backward(x, x, stats, out=out),
     "frozen": lambda: bnkern.batch_norm_backward(x, x, stats, frozen=True, needs=("x",), out=out),
 }
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born ignoring it
 signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
 for threads in (1, 2):
     bnkern.set_num_threads(threads)
