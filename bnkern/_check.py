@@ -233,7 +233,7 @@ def _running(running_mean: Any, running_var: Any, others: dict[str, Any]) -> Non
 
 def factor_of(momentum: Any, num_batches: Any) -> float:
     """Weight of this batch in the running statistics."""
-    batches = None if num_batches is None else integer("num_batches", num_batches, low=1)
+    batches = None if num_batches is None else integer("num_batches", num_batches, low=0 if momentum is not None else 1)
     if momentum is not None:
         return real("momentum", momentum)
     if batches is None:

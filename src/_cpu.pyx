@@ -442,6 +442,6 @@ def limit(x, dy, out, *, int threads):
         if not (cnp.PyArray_IS_C_CONTIGUOUS(a) and plain(a)):
             raise ValueError("limit: expected C-contiguous, aligned arrays in native byte order")
     call.job.shape.count = cnp.PyArray_SIZE(call.first)
-    call.job.threads = <int> maximum(1, minimum(threads, 512))
+    call.job.threads = 1 if bn_forked() else <int> maximum(1, minimum(threads, 512))
     with nogil:
         run(work_limit, &call.job)

@@ -88,7 +88,8 @@ typedef struct bn_kernels {
 
 static inline int64_t bn_columns_scratch(int64_t width, int64_t rows)
 {
-    int64_t columns = (width <= BN_FLAT ? BN_LANES * width : width) + BN_PAD;
+    int64_t flat = BN_LANES * (width < BN_FLAT ? width : BN_FLAT); /* the last group may be narrower than the others */
+    int64_t columns = (width > flat ? width : flat) + BN_PAD;
     return (2 * 8 * width + 2 * BN_LANES * width + BN_NCOEF * columns + rows) * (int64_t)sizeof(double);
 }
 

@@ -109,10 +109,9 @@ cdef void work_second_cf(Job *job, int t) noexcept nogil:
 cdef void work_second_tiled(Job *job, int t) noexcept nogil:
     """Short rows: a tile of channels at a time, over a part of the rows where there are few tiles."""
     cdef int64_t channels = job.last - job.first, rows = rows_per_channel(job)
-    cdef int64_t groups = ceil_div(channels, job.group), parts = minimum(rows, ceil_div(4 * job.threads, groups))
-    cdef int64_t unit, c, part
-    if job.threads == 1:
-        parts = 1
+    cdef int64_t groups = ceil_div(channels, job.group), unit, c, part
+    cdef int64_t parts = minimum(rows, maximum(ceil_div(4 * job.threads, groups), job.shape.count * job.group >> 18))
+    parts = maximum(parts, 1)
     for unit in range(share(job, groups * parts, t), share(job, groups * parts, t + 1)):
         if stopped(job, t):
             break
@@ -198,7 +197,8 @@ cdef void plan(Job *job, int threads) noexcept nogil:
     if job.layout == BN_CHANNELS_LAST:
         job.group = minimum(channels, BN_GROUP if count > BN_SUB else BN_SUB // 4)
         lcm = channels * 16 // gcd16(channels)
-        if job.passes & (APPLY | GRAD) and lcm <= 1 << 14 and all_spaced(job, job.shape.nd - 1, channels * item):
+        # one run of gapless memory in every operand: with more axes left, something lies between or in another order
+        if job.passes & (APPLY | GRAD) and lcm <= 1 << 14 and job.shape.nd == 1 and all_spaced(job, 0, channels * item):
             job.flat = lcm * ceil_div(minimum(FLAT_WIDTH, channels * count), lcm)
             job.tile_width = job.flat + channels + BN_PAD
         return
@@ -211,7 +211,7 @@ cdef void plan(Job *job, int threads) noexcept nogil:
     groups = ceil_div(ceil_div(channels, job.group), job.threads) * job.threads
     job.group = ceil_div(channels, groups)  # as many groups for every thread
     groups = ceil_div(channels, job.group)
-    job.resident = both and 10 * ceil_div(groups, job.threads) * job.group * job.threads <= 11 * channels
+    job.resident = both and count <= 1 << 24 and 10 * ceil_div(groups, job.threads) * job.group * job.threads <= 11 * channels
 
 
 cdef inline int64_t gcd16(int64_t n) noexcept nogil:

@@ -3,7 +3,16 @@
  * Square root and division are exact to half a unit in the last place on every processor, so coefficients are the
  * same on every level.
  */
+#include <float.h>
+
 #include "vec.h"
+
+/* A finite number stays finite: a tiny eps must not turn 0 * scale into NaN. */
+static A within(double v)
+{
+    const double most = sizeof(A) == 4 ? FLT_MAX : DBL_MAX;
+    return (A)(isfinite(v) && fabs(v) > most ? copysign(most, v) : v);
+}
 
 static void coef_forward(void *coef, int64_t cs, int64_t c, double mean, double var, double eps, double weight, double bias)
 {
@@ -12,9 +21,9 @@ static void coef_forward(void *coef, int64_t cs, int64_t c, double mean, double 
     A hi = (A)mean;
     k[BN_MEAN_HI * cs] = hi;
     k[BN_MEAN_LO * cs] = isfinite(hi) ? (A)(mean - (double)hi) : (A)0;
-    k[BN_SCALE * cs] = (A)(weight * invstd);
+    k[BN_SCALE * cs] = within(weight * invstd);
     k[BN_BIAS * cs] = (A)bias;
-    k[BN_INVSTD * cs] = (A)invstd;
+    k[BN_INVSTD * cs] = within(invstd);
 }
 
 static void coef_backward(void *coef, int64_t cs, int64_t c, double mean_dy, double mean_dy_xhat)

@@ -25,7 +25,10 @@ void BN_NAME(triad)(const bn_span *a)
     const T *x = a->x, *dy = a->dy;
     T *out = a->out;
     int64_t j = aligned_at(a);
-    if (a->width < W) return;
+    if (a->width < W) {
+        for (j = 0; j < a->width; j++) out[j] = x[j] + dy[j];
+        return;
+    }
     store(out, load(x) + load(dy));
     for (; j + W <= a->width; j += W) stream(out + j, load(x + j) + load(dy + j));
     j = a->width - W;
