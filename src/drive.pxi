@@ -198,7 +198,8 @@ cdef void plan(Job *job, int threads) noexcept nogil:
         job.group = minimum(channels, BN_GROUP if count > BN_SUB else BN_SUB // 4)
         lcm = channels * 16 // gcd16(channels)
         # one run of gapless memory in every operand: with more axes left, something lies between or in another order
-        if job.passes & (APPLY | GRAD) and lcm <= 1 << 14 and job.shape.nd == 1 and all_spaced(job, 0, channels * item):
+        if job.passes & (APPLY | GRAD) and lcm <= 1 << 14 and job.shape.nd == 1 and \
+                all_spaced(job, 0, channels * item):
             job.flat = lcm * ceil_div(minimum(FLAT_WIDTH, channels * count), lcm)
             job.tile_width = job.flat + channels + BN_PAD
         return
