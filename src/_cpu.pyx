@@ -33,6 +33,7 @@ cdef extern from "numpy/arrayobject.h":
 
 cdef int chosen_level = -1
 cdef int64_t cache_bytes = bn_cache_bytes()  # asked once: in a virtual machine each CPUID costs microseconds
+cdef int64_t stream_bytes = bn_stream_bytes()
 cdef const bn_kernels *table_f32 = NULL
 cdef const bn_kernels *table_f64 = NULL
 

@@ -91,6 +91,7 @@ cdef extern from "view.h" nogil:
                        const void **, char *)
     double bn_get(const bn_vector *, int64_t, double)
     int64_t bn_cache_bytes()
+    int64_t bn_stream_bytes()
     double bn_now()
     void bn_store_fence()
     void bn_raise(int *)

@@ -6,7 +6,6 @@ cdef enum:
     FLAT_WIDTH = 256      # the same for gapless channels-last rows
     SHORT_ROW = 16        # rows below are taken several channels at a time
     CHANNEL = -2          # in place of an axis
-    STREAM_BYTES = 8 << 20  # outputs from here on are written past the caches
 
 ctypedef void (*worker)(Job *, int) noexcept nogil
 
@@ -192,7 +191,8 @@ cdef void plan(Job *job, int threads) noexcept nogil:
     job.last = channels
     job.group = 1
     job.tile_width = TILE_WIDTH + BN_PAD
-    if job.passes & (APPLY | GRAD) and not in_place(job) and channels * count * item >= STREAM_BYTES:
+    if job.passes & (APPLY | GRAD) and not in_place(job) and \
+            channels * count * item >= (stream_bytes if job.layout == BN_CHANNELS_FIRST else stream_bytes // 2):
         job.flags |= BN_STREAM
     if job.layout == BN_CHANNELS_LAST:
         job.group = minimum(channels, BN_GROUP if count > BN_SUB else BN_SUB // 4)
@@ -212,7 +212,8 @@ cdef void plan(Job *job, int threads) noexcept nogil:
     groups = ceil_div(ceil_div(channels, job.group), job.threads) * job.threads
     job.group = ceil_div(channels, groups)  # as many groups for every thread
     groups = ceil_div(channels, job.group)
-    job.resident = both and count <= 1 << 24 and 10 * ceil_div(groups, job.threads) * job.group * job.threads <= 11 * channels
+    job.resident = both and count <= 1 << 24 and \
+        10 * ceil_div(groups, job.threads) * job.group * job.threads <= 11 * channels  # evenly shared
 
 
 cdef inline int64_t gcd16(int64_t n) noexcept nogil:

@@ -109,6 +109,18 @@ int64_t bn_cache_bytes(void)
     return size;
 }
 
+int64_t bn_stream_bytes(void)
+{
+    long size = 0;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+    size /= 2;
+    if (size < 8 << 20) size = 8 << 20;
+    if (size > 16 << 20) size = 16 << 20; /* shared with others, or many slices that one core does not reach */
+    return size;
+}
+
 void bn_store_fence(void)
 {
 #if defined(__x86_64__)

@@ -64,6 +64,11 @@ static inline double bn_get(const bn_vector *v, int64_t c, double missing)
 /* Bytes of the second-level cache of one core, kept within what is believable. */
 int64_t bn_cache_bytes(void);
 
+/* Outputs from this size on are written past the caches: half of the last level,
+ * kept within what is believable.
+ */
+int64_t bn_stream_bytes(void);
+
 /* Makes non-temporal stores visible to other threads. */
 void bn_store_fence(void);
 
