@@ -2,7 +2,7 @@
  *
  * The channels-last halves of stats.c and reduce.c are this loop nest around different terms. The sums of a sub-block's 16
  * lanes, [16][width], stay in L1 while its rows stream by, four rows of a lane at a time: few enough streams for the
- * processor to foresee, enough rows to pay for loading and storing the sums. Narrow matrices without gaps (C = 1, 3, 64)
+ * processor, enough rows to pay for loading and storing the sums; the next four are fetched meanwhile. Narrow matrices without gaps (C = 1, 3, 64)
  * are read as rows of 16 * C columns: such a row is all lanes of all channels at once, and vectors are full whatever C is.
  */
 #ifndef BN_COLUMNS_H
@@ -35,11 +35,10 @@ INLINE void advance(struct strip *p, int64_t xs, int64_t dys, int64_t rs)
                      A *sum_q)                                                                                           \
     {                                                                                                                    \
         struct strip at = *p;                                                                                            \
-        const int fetch = p->xs > BN_LANES * BN_FLAT; /* what these columns need next lies a page away */                \
         advance(&at, j, j, j);                                                                                           \
         REPEAT(n, STRIP_BEGIN)                                                                                           \
         for (int64_t t = 0; t < p->t; t++) {                                                                             \
-            if (fetch) { REPEAT(n, STRIP_FETCH) }                                                                        \
+            REPEAT(n, STRIP_FETCH)                                                                                       \
             REPEAT(n, STRIP_ADD)                                                                                         \
             advance(&at, p->xs, p->dys, p->rs);                                                                          \
         }                                                                                                                \
