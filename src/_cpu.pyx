@@ -134,7 +134,8 @@ cdef class Call:
             self.job.kernels = table_of(a)
             if not -a.ndim <= self.axis < a.ndim:
                 raise ValueError(f"axis: expected a channel axis of {a.ndim} axes, got {self.axis}")
-            self.axis %= a.ndim
+            if self.axis < 0:  # C's remainder would stay negative
+                self.axis += a.ndim
         elif cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(self.first):
             raise TypeError(f"{name}: expected dtype {self.first.dtype}, got {a.dtype}")
         elif a.ndim != self.first.ndim or memcmp(a.shape, self.first.shape, a.ndim * sizeof(cnp.npy_intp)) != 0:
