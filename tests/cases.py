@@ -6,7 +6,7 @@ Plain module without pytest, so that a fresh process can import it too (`print(c
 import hashlib
 from dataclasses import dataclass, replace
 
-import ml_dtypes  # makes np.dtype("bfloat16") known
+import ml_dtypes  # noqa: F401  # makes np.dtype("bfloat16") known
 import numpy as np
 
 import bnkern

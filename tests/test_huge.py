@@ -39,7 +39,9 @@ def test_more_elements_than_31_bits_count(shape, axis):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize(
-    ("shape", "axis"), [((2, 70_001, 3), 1), ((3, 70_001), -1), ((70_001, 3, 2), 1), ((70_001, 2, 3), -1)], ids=cases.label
+    ("shape", "axis"),
+    [((2, 70_001, 3), 1), ((3, 70_001), -1), ((70_001, 3, 2), 1), ((70_001, 2, 3), -1)],
+    ids=cases.label,
 )
 def test_more_channels_and_samples_than_16_bits_count(shape, axis, dtype):
     """The same values with the long axis in two parts, or the channels in two halves."""
