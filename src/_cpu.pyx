@@ -440,11 +440,11 @@ def plan_of(x, int axis, str op, int threads):
     size = cnp.PyArray_SIZE(call.first) * job.shape.itemsize
     reads = {"train": 1, "inference": 1, "stats": 1, "backward": 2}[op]
     writes = 0 if op == "stats" else 1
-    twice = passes & (STATS | REDUCE) and passes & (APPLY | GRAD) and not job.resident
+    twice = passes & (STATS | REDUCE) and passes & (APPLY | GRAD) and not job.grouped
     return {
         "layout": "channels last" if job.layout == BN_CHANNELS_LAST else "channels first",
         "threads": job.threads,
-        "strategy": "resident" if job.resident else "two sweeps" if twice else "one sweep",
+        "strategy": "grouped" if job.grouped else "two sweeps" if twice else "one sweep",
         "channels_at_a_time": job.group,
         "block": BN_BLOCK,
         "stores": "non-temporal" if job.flags & BN_STREAM else "cached",

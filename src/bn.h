@@ -47,25 +47,38 @@ typedef struct bn_span {
     int flags;
 } bn_span;
 
-/* A block of one channel in its sub-blocks: each lies in adjacent memory, all but the last hold BN_SUB elements. */
-typedef struct bn_block {
-    const void *x[BN_BLOCK / BN_SUB], *dy[BN_BLOCK / BN_SUB], *r[BN_BLOCK / BN_SUB]; /* dy[0], r[0] NULL: not given */
-    const char *next[BN_BLOCK / BN_SUB]; /* where the next block's sub-blocks lie, to be fetched; or [0] NULL */
-    int64_t next_dy; /* bytes from there to its dy */
-    int64_t n;       /* elements, at most BN_BLOCK */
+/* The sums of a block under way, between two of its runs. */
+typedef struct bn_sums {
+    double a[8], b[8];                           /* the accumulators: of d and d^2, or of dy and dy * xhat */
+    double lanes_a[BN_LANES], lanes_b[BN_LANES]; /* of the sub-block; 16 numbers of the arithmetic type each */
+    double shift;
+} __attribute__((aligned(64))) bn_sums;
+
+/* Adjacent elements of each of `channels` channels, at .. at+n-1 of their blocks. A run begins with a block or with a row,
+ * ends with a block or with a row, and at least BN_LANES elements before its end can be read (rows are no shorter).
+ */
+typedef struct bn_run_of {
+    const void *x, *dy, *r; /* dy and r may be NULL */
+    int64_t xc, dyc, rc;    /* elements from channel to channel */
+    int64_t channels, at, n;
     const void *coef;
     int64_t cs;
     int flags;
-} bn_block;
+} bn_run_of;
 
 typedef struct bn_kernels {
     int itemsize, arithsize; /* bytes of the storage and the arithmetic type */
-    /* one block of one channel -> mean and M2 = sum (x - mean)^2 */
-    void (*stats_cf)(const bn_block *a, double *mean, double *m2);
+    /* A block of a channel, run by run: begin from its first min(n, 8) elements, add (to z[0 .. channels-1]), end -> mean
+     * and M2 = sum (x - mean)^2 of n elements. 0 where digits were lost: then `again` on the n elements side by side. */
+    void (*stats_begin)(bn_sums *z, const void *first, int64_t n);
+    void (*stats_add)(bn_sums *z, const bn_run_of *a);
+    int (*stats_end)(bn_sums *z, int64_t n, double *mean, double *m2);
+    void (*stats_again)(const void *x, int64_t n, double *mean, double *m2);
     /* rows <= BN_BLOCK, width <= BN_GROUP channels; results for each channel; bn_columns_scratch() bytes of scratch */
     void (*stats_cl)(const bn_span *a, double *mean, double *m2, void *scratch);
     /* the same shapes; sum dy and sum dy * xhat. Reads coefficients MEAN_HI .. INVSTD. */
-    void (*reduce_cf)(const bn_block *a, double *sum_dy, double *sum_dy_xhat);
+    void (*reduce_add)(bn_sums *z, const bn_run_of *a); /* z zero at first */
+    void (*reduce_end)(bn_sums *z, int64_t n, double *sum_dy, double *sum_dy_xhat);
     void (*reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, void *scratch);
     void (*apply)(const bn_span *a);
     void (*input_grad)(const bn_span *a);

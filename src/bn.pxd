@@ -5,6 +5,7 @@ cdef extern from "bn.h" nogil:
     enum:
         BN_SUB
         BN_BLOCK
+        BN_LANES
         BN_GROUP
         BN_PAD
         BN_NCOEF
@@ -27,22 +28,28 @@ cdef extern from "bn.h" nogil:
         int64_t prefetch
         int flags
 
-    ctypedef struct bn_block:
-        const void *x[8]
-        const void *dy[8]
-        const void *r[8]
-        const char *next[8]
-        int64_t next_dy
-        int64_t n
+    ctypedef struct bn_sums:
+        pass
+
+    ctypedef struct bn_run_of:
+        const void *x
+        const void *dy
+        const void *r
+        int64_t xc, dyc, rc
+        int64_t channels, at, n
         const void *coef
         int64_t cs
         int flags
 
     ctypedef struct bn_kernels:
         int itemsize, arithsize
-        void (*stats_cf)(const bn_block *, double *, double *) noexcept nogil
+        void (*stats_begin)(bn_sums *, const void *, int64_t) noexcept nogil
+        void (*stats_add)(bn_sums *, const bn_run_of *) noexcept nogil
+        bint (*stats_end)(bn_sums *, int64_t, double *, double *) noexcept nogil
+        void (*stats_again)(const void *, int64_t, double *, double *) noexcept nogil
         void (*stats_cl)(const bn_span *, double *, double *, void *) noexcept nogil
-        void (*reduce_cf)(const bn_block *, double *, double *) noexcept nogil
+        void (*reduce_add)(bn_sums *, const bn_run_of *) noexcept nogil
+        void (*reduce_end)(bn_sums *, int64_t, double *, double *) noexcept nogil
         void (*reduce_cl)(const bn_span *, double *, double *, void *) noexcept nogil
         void (*apply)(const bn_span *) noexcept nogil
         void (*input_grad)(const bn_span *) noexcept nogil
@@ -92,8 +99,7 @@ cdef extern from "view.h" nogil:
     int bn_layout(const bn_shape *, bn_operand **, int)
     char *bn_at(const bn_shape *, const bn_operand *, int64_t, int64_t)
     int64_t bn_run(const bn_shape *, int64_t, int64_t)
-    void bn_sub_blocks(const bn_shape *, const bn_operand *, int64_t c, int64_t i, int64_t n, int64_t sub,
-                       const void **, char *)
+    void bn_gather(const bn_shape *, const bn_operand *, int64_t c, int64_t i, int64_t n, char *)
     double bn_get(const bn_vector *, int64_t, double)
     void bn_put(const bn_vector *, int64_t, double)
     int64_t bn_cache_bytes()

@@ -4,6 +4,7 @@ cdef enum:
     GRAIN = 1 << 14       # elements for each thread that repay a parallel region
     TILE_WIDTH = 2048     # elements of a coefficient tile of short rows
     FLAT_WIDTH = 256      # the same for gapless channels-last rows
+    LONG_ROW = 512        # rows from here on are worth a call each
     SHORT_ROW = 16        # rows below are taken several channels at a time
     CHANNEL = -2          # in place of an axis
 
@@ -58,7 +59,7 @@ cdef void work_first_cf(Job *job, int t) noexcept nogil:
             return
         c = job.first + unit // job.blocks
         k = unit % job.blocks
-        first_cf(job, c, k, job.part_a + c * job.blocks + k, job.part_b + c * job.blocks + k, thread_scratch(job, t))
+        first_block(job, c, k, job.part_a + c * job.blocks + k, job.part_b + c * job.blocks + k, thread_scratch(job, t))
 
 
 cdef void work_first_cl(Job *job, int t) noexcept nogil:
@@ -133,32 +134,34 @@ cdef void work_second_cl(Job *job, int t) noexcept nogil:
     fence(job)
 
 
-cdef void work_resident(Job *job, int t) noexcept nogil:
-    """Both passes over one group of channels after the other, the second while the group is in L2."""
-    cdef int64_t channels = job.shape.channels, groups = ceil_div(channels, job.group), unit, c, c0, c1, k
-    cdef char *scratch = thread_scratch(job, t)
-    cdef double *a = <double *> (scratch + job.scratch_bytes) - 2 * job.blocks
-    cdef int64_t ahead = job.group * job.x.cstride
-    if ahead * rows_per_channel(job) > cache_bytes // 2:
-        ahead = 0
+cdef void work_groups(Job *job, int t) noexcept nogil:
+    """Both passes (or the first) over one group of channels after the other, the second while the group is in cache."""
+    cdef int64_t channels = job.shape.channels, groups = ceil_div(channels, job.group), unit, c, c0, c1, q
+    cdef int64_t together = 1 if row_length(job) >= LONG_ROW else job.group
+    cdef bn_sums *sums = <bn_sums *> thread_scratch(job, t)
+    cdef double *a = <double *> (sums + job.group)
+    cdef double *b = a + job.group * job.blocks
+    cdef char *scratch = <char *> (b + job.group * job.blocks)
     for unit in range(share(job, groups, t), share(job, groups, t + 1)):
         c0 = unit * job.group
         c1 = minimum(c0 + job.group, channels)
+        if not job.passes & STATS:
+            for c in range(c0, c1):
+                prepare(job, c)
+        for q in range(rows_per_channel(job)):
+            c = c0
+            while c < c1:  # in the order of memory: that reads at full speed
+                first_row(job, c, minimum(c + together, c1), q, sums + (c - c0), a + (c - c0) * job.blocks,
+                          b + (c - c0) * job.blocks, scratch)
+                c += together
+            if stopped(job, t):
+                fence(job)
+                return
         for c in range(c0, c1):
-            prepare_given(job, c)
-            for k in range(job.blocks):
-                first_cf(job, c, k, a + k, a + job.blocks + k, scratch)
-                if stopped(job, t):
-                    fence(job)
-                    return
-            conclude(job, a, a + job.blocks, 1, c)
-        second_group(job, c0, c1, 0, rows_per_channel(job), scratch, ahead)
+            conclude(job, a + (c - c0) * job.blocks, b + (c - c0) * job.blocks, 1, c)
+        if job.passes & (APPLY | GRAD):
+            second_group(job, c0, c1, 0, rows_per_channel(job), scratch, 0)
     fence(job)
-
-
-cdef inline void prepare_given(Job *job, int64_t c) noexcept nogil:
-    if not job.passes & STATS:
-        prepare(job, c)
 
 
 cdef void work_limit(Job *job, int t) noexcept nogil:
@@ -204,15 +207,15 @@ cdef void plan(Job *job, int threads) noexcept nogil:
             job.tile_width = job.flat + channels + BN_PAD
         return
     job.adjacent = all_spaced(job, CHANNEL, r * item)
-    job.fetches = r <= 4 * BN_BLOCK and channels * count * item > cache_bytes  # long rows the processor foresees itself
-    job.group = maximum(1, minimum(channels, cache_bytes // 4 // (count * item)))
+    # Both passes: what stays in this thread's share of the last cache. One pass: channels whose sums stay in L2.
+    job.group = maximum(1, minimum(channels, stream_bytes // 4 // (count * item) if both else 256))
     if job.passes & (APPLY | GRAD) and r < SHORT_ROW and rows_per_channel(job) >= 4 and job.adjacent:
         job.tiled = True
         job.group = minimum(job.group, maximum(1, TILE_WIDTH // r))
     groups = ceil_div(ceil_div(channels, job.group), job.threads) * job.threads
     job.group = ceil_div(channels, groups)  # as many groups for every thread
     groups = ceil_div(channels, job.group)
-    job.resident = both and count <= 1 << 24 and \
+    job.grouped = job.passes & (STATS | REDUCE) and r >= BN_LANES and count <= 1 << 24 and \
         10 * ceil_div(groups, job.threads) * job.group * job.threads <= 11 * channels  # evenly shared
 
 
@@ -251,10 +254,10 @@ cdef bint allocate(Job *job) noexcept nogil:
         scratch = round_up(bn_columns_scratch(job.group, rows))
         if job.shape.nd > 1:
             scratch += 3 * rows * job.group * item
-    if job.layout == BN_CHANNELS_FIRST and job.passes & (STATS | REDUCE) and job.shape.nd > 1:
-        scratch = maximum(scratch, 3 * rows * item)
-    if job.resident:
-        scratch += 2 * job.blocks * sizeof(double)
+    if job.layout == BN_CHANNELS_FIRST and job.passes & (STATS | REDUCE):
+        scratch = maximum(scratch, 3 * (BN_BLOCK + BN_LANES) * item)
+    if job.grouped:
+        scratch += job.group * (sizeof(bn_sums) + 2 * job.blocks * sizeof(double))
     elif job.passes & (STATS | REDUCE):
         partials = round_up(job.blocks * job.shape.channels * sizeof(double))
     job.scratch_bytes = round_up(scratch)
@@ -277,8 +280,8 @@ cdef void drive(Job *job) noexcept nogil:
     """Run the passes. A window of channels at a time where both passes are wanted and few channels fill the cache."""
     cdef int64_t window = job.shape.channels
     job.next_poll = bn_now() + 0.05
-    if job.resident:
-        run(work_resident, job)
+    if job.grouped:
+        run(work_groups, job)
         return
     if not job.passes & STATS:
         run(work_prepare, job)

@@ -26,8 +26,7 @@ cdef struct Job:
     int64_t first, last   # the window of channels at work
     int64_t group         # channels taken together: one tile, one resident set
     int64_t flat          # width of the shared tile of gapless channels-last rows; 0: none
-    bint resident         # both passes over a group before the next group
-    bint fetches          # asks for the next block's short rows ahead
+    bint grouped          # one thread does all of a group, both passes, before the next group
     bint adjacent         # rows of neighbouring channels follow one another
     bint tiled            # coefficients spread over several short rows at a time
     char *coef            # BN_NCOEF rows of cs elements
@@ -123,40 +122,115 @@ cdef void conclude(Job *job, const double *a, const double *b, int64_t step, int
 
 # ---- first pass -------------------------------------------------------------------------------------------------
 
-cdef void look_ahead(Job *job, int64_t c, int64_t k, bn_block *block) noexcept nogil:
-    """Where block k lies, the first of the next channel after the last."""
-    cdef int64_t i, s
-    block.next[0] = NULL
-    if not job.fetches:
-        return
-    if k == job.blocks:
-        k = 0
-        c = minimum(c + 1, job.shape.channels - 1)
-    block.next_dy = job.dy.data - job.x.data if job.dy.data != NULL else 0
-    for s in range(BN_BLOCK // BN_SUB):
-        i = minimum(k * BN_BLOCK + s * BN_SUB, job.shape.count - 1)
-        block.next[s] = bn_at(&job.shape, &job.x, c, i)
+cdef void begin_block(Job *job, int64_t c, int64_t i, bn_sums *z) noexcept nogil:
+    """The block of channel c that begins with element i."""
+    cdef int64_t n = minimum(BN_BLOCK, job.shape.count - i), few = minimum(n, 8)
+    cdef double first[8]
+    if not job.passes & STATS:
+        memset(z, 0, sizeof(bn_sums))
+    elif bn_run(&job.shape, i, few) == few:
+        job.kernels.stats_begin(z, bn_at(&job.shape, &job.x, c, i), n)
+    else:
+        bn_gather(&job.shape, &job.x, c, i, few, <char *> first)
+        job.kernels.stats_begin(z, first, n)
 
 
-cdef void first_cf(Job *job, int64_t c, int64_t k, double *a, double *b, char *scratch) noexcept nogil:
-    """Block k of channel c, rows without gaps."""
-    cdef int64_t i = k * BN_BLOCK, n = minimum(BN_BLOCK, job.shape.count - i)
-    cdef int64_t bytes = n * job.shape.itemsize
-    cdef bn_block block
-    block.n = n
-    look_ahead(job, c, k + 1, &block)
-    bn_sub_blocks(&job.shape, &job.x, c, i, n, BN_SUB, block.x, scratch)
+cdef inline void add_run(Job *job, bn_run_of *run, bn_sums *z) noexcept nogil:
     if job.passes & STATS:
-        job.kernels.stats_cf(&block, a, b)
-        return
-    bn_sub_blocks(&job.shape, &job.dy, c, i, n, BN_SUB, block.dy, scratch + bytes)
-    block.r[0] = NULL
+        job.kernels.stats_add(z, run)
+    else:
+        job.kernels.reduce_add(z, run)
+
+
+cdef void end_block(Job *job, int64_t c, int64_t i, bn_sums *z, double *a, double *b, char *scratch) noexcept nogil:
+    cdef int64_t n = minimum(BN_BLOCK, job.shape.count - i)
+    if not job.passes & STATS:
+        job.kernels.reduce_end(z, n, a, b)
+    elif not job.kernels.stats_end(z, n, a, b):
+        bn_gather(&job.shape, &job.x, c, i, n, scratch)
+        job.kernels.stats_again(scratch, n, a, b)
+
+
+cdef void gathered_block(Job *job, int64_t c, int64_t i, double *a, double *b, char *scratch) noexcept nogil:
+    """A block whose rows are shorter than a group of lanes, through a copy."""
+    cdef int64_t slack = BN_LANES * job.shape.itemsize, bytes = BN_BLOCK * job.shape.itemsize + slack
+    cdef bn_sums z
+    cdef bn_run_of run = new_run(job, c)
+    run.n = minimum(BN_BLOCK, job.shape.count - i)
+    scratch += slack
+    bn_gather(&job.shape, &job.x, c, i, run.n, scratch)
+    run.x = scratch
+    if job.dy.data != NULL:
+        bn_gather(&job.shape, &job.dy, c, i, run.n, scratch + bytes)
+        run.dy = scratch + bytes
     if job.r.data != NULL:
-        bn_sub_blocks(&job.shape, &job.r, c, i, n, BN_SUB, block.r, scratch + 2 * bytes)
-    block.coef = coef_of(job, c)
-    block.cs = job.cs
-    block.flags = job.flags
-    job.kernels.reduce_cf(&block, a, b)
+        bn_gather(&job.shape, &job.r, c, i, run.n, scratch + 2 * bytes)
+        run.r = scratch + 2 * bytes
+    begin_block(job, c, i, &z)
+    add_run(job, &run, &z)
+    end_block(job, c, i, &z, a, b, scratch)
+
+
+cdef inline bn_run_of new_run(Job *job, int64_t c) noexcept nogil:
+    cdef bn_run_of run
+    memset(&run, 0, sizeof(run))
+    run.coef = coef_of(job, c)
+    run.cs = job.cs
+    run.flags = job.flags
+    run.channels = 1
+    run.xc = job.x.cstride // job.shape.itemsize
+    run.dyc = job.dy.cstride // job.shape.itemsize
+    run.rc = job.r.cstride // job.shape.itemsize
+    return run
+
+
+cdef inline void place_run(Job *job, bn_run_of *run, int64_t c, int64_t i) noexcept nogil:
+    """The run begins with element i of channel c."""
+    run.x = bn_at(&job.shape, &job.x, c, i)
+    run.dy = bn_at(&job.shape, &job.dy, c, i) if job.dy.data != NULL else NULL
+    run.r = bn_at(&job.shape, &job.r, c, i) if job.r.data != NULL else NULL
+
+
+cdef void first_block(Job *job, int64_t c, int64_t k, double *a, double *b, char *scratch) noexcept nogil:
+    """Block k of channel c, rows without gaps."""
+    cdef int64_t i = k * BN_BLOCK, begin = i, end = minimum(i + BN_BLOCK, job.shape.count)
+    cdef bn_sums z
+    cdef bn_run_of run
+    if row_length(job) < BN_LANES:
+        gathered_block(job, c, i, a, b, scratch)
+        return
+    run = new_run(job, c)
+    begin_block(job, c, i, &z)
+    while i < end:
+        run.at = i - begin
+        run.n = bn_run(&job.shape, i, end - i)
+        place_run(job, &run, c, i)
+        add_run(job, &run, &z)
+        i += run.n
+    end_block(job, c, begin, &z, a, b, scratch)
+
+
+cdef void first_row(Job *job, int64_t c0, int64_t c1, int64_t q, bn_sums *sums, double *a, double *b,
+                    char *scratch) noexcept nogil:
+    """Row q of channels c0 .. c1-1: each adds to its own block under way."""
+    cdef int64_t r = row_length(job), i = q * r, end = i + r, c, k, last
+    cdef bn_run_of run = new_run(job, c0)
+    run.channels = c1 - c0
+    while i < end:
+        k = i // BN_BLOCK
+        last = minimum((k + 1) * BN_BLOCK, job.shape.count)
+        run.at = i % BN_BLOCK
+        run.n = minimum(end, last) - i
+        if run.at == 0:
+            for c in range(c0, c1):
+                begin_block(job, c, i, sums + (c - c0))
+        place_run(job, &run, c0, i)
+        add_run(job, &run, sums)
+        i += run.n
+        if i == last:
+            for c in range(c0, c1):
+                end_block(job, c, k * BN_BLOCK, sums + (c - c0), a + (c - c0) * job.blocks + k,
+                          b + (c - c0) * job.blocks + k, scratch)
 
 
 cdef const char *rows_in_place(Job *job, bn_operand *operand, int64_t c, int64_t i, int64_t n, int64_t width,

@@ -63,38 +63,11 @@ int64_t bn_run(const bn_shape *shape, int64_t i, int64_t most)
     return left < most ? left : most;
 }
 
-/* memcpy for a few hundred bytes, without the call: 64 at a time, the last 64 overlapping. */
-static inline void copy_piece(char *to, const char *from, int64_t bytes)
+void bn_gather(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t i, int64_t n, char *buffer)
 {
-    if (bytes < 64) {
-        memcpy(to, from, bytes);
-        return;
-    }
-    for (int64_t i = 0; i + 64 <= bytes; i += 64) memcpy(to + i, from + i, 64);
-    memcpy(to + bytes - 64, from + bytes - 64, 64);
-}
-
-void bn_sub_blocks(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t i, int64_t n, int64_t sub,
-                   const void **pieces, char *buffer)
-{
-    const int64_t item = shape->itemsize;
-    const char *p = bn_at(shape, operand, c, i);
-    int64_t left = bn_run(shape, i, n); /* of this row, from p on */
-    for (; n > 0; n -= sub, buffer += sub * item) {
-        int64_t need = n < sub ? n : sub;
-        if (left == 0) p = bn_at(shape, operand, c, i), left = bn_run(shape, i, n);
-        if (need <= left) {
-            *pieces++ = p;
-            i += need, left -= need, p += need * item;
-            continue;
-        }
-        *pieces++ = buffer;
-        for (char *to = buffer; need > 0;) {
-            if (left == 0) p = bn_at(shape, operand, c, i), left = bn_run(shape, i, n);
-            int64_t take = need < left ? need : left;
-            copy_piece(to, p, take * item);
-            i += take, left -= take, need -= take, p += take * item, to += take * item;
-        }
+    for (int64_t end = i + n, take; i < end; i += take, buffer += take * shape->itemsize) {
+        take = bn_run(shape, i, end - i);
+        memcpy(buffer, bn_at(shape, operand, c, i), take * shape->itemsize);
     }
 }
 

@@ -42,11 +42,8 @@ int bn_layout(const bn_shape *shape, bn_operand *const *operands, int count);
 /* Element i of the sequence, channel c. */
 char *bn_at(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t i);
 
-/* Elements i .. i+n-1 of channel c in pieces of `sub`, each in adjacent memory: in place where a piece lies in one row,
- * else copied to its place in the buffer of n elements.
- */
-void bn_sub_blocks(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t i, int64_t n, int64_t sub,
-                   const void **pieces, char *buffer);
+/* Copies elements i .. i+n-1 of channel c, in rows without gaps, to a buffer. */
+void bn_gather(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t i, int64_t n, char *buffer);
 
 /* Steps of element i's run: elements from i on that lie at equal distance (the rest of the last axis), at most `most`. */
 int64_t bn_run(const bn_shape *shape, int64_t i, int64_t most);

@@ -10,6 +10,7 @@
  * A constant block gives exactly its value and 0.
  */
 #include "columns.h"
+#include "runs.h"
 
 INLINE A first_shift(const T *x, int64_t step, int64_t n)
 {
@@ -27,48 +28,6 @@ INLINE int finish(int64_t n, A shift, double s, double q, double *mean, double *
     *mean = (double)shift + d;
     *m2 = q - s * d;
     return *m2 > 0 && s * d <= 2 * *m2 && q >= smallest * (double)n && q < INFINITY;
-}
-
-#define BEGIN(k) vec s##k = {0}, q##k = {0};
-#define ADD(k)                             \
-    vec d##k = load(x + j + k * W) - m;    \
-    s##k += d##k;                          \
-    q##k += d##k * d##k;
-#define FOLD(k)                 \
-    fold_lanes(acc_s, s##k, k); \
-    fold_lanes(acc_q, q##k, k);
-
-INLINE void full_sub_block(const T *x, const char *next, A shift, double *acc_s, double *acc_q)
-{
-    const vec m = splat(shift);
-    REPEAT(NV, BEGIN)
-#pragma GCC unroll 1
-    for (int64_t j = 0; j < BN_SUB; j += BN_LANES) {
-        if (next) __builtin_prefetch(next + j * sizeof(T), 0, 2);
-        REPEAT(NV, ADD)
-    }
-    REPEAT(NV, FOLD)
-}
-
-/* A sub-block that is not full: whole groups of 16 lanes, then d = 0 in the lanes past the end. */
-static void last_sub_block(const T *x, int64_t n, A shift, double *acc_s, double *acc_q)
-{
-    vec s[NV], q[NV];
-    A d[BN_LANES] = {0};
-    int64_t i = 0;
-    memset(s, 0, sizeof s), memset(q, 0, sizeof q);
-    for (; i + BN_LANES <= n; i += BN_LANES)
-        for (int k = 0; k < NV; k++) {
-            vec v = load(x + i + k * W) - splat(shift);
-            s[k] += v;
-            q[k] += v * v;
-        }
-    for (int k = 0; i + k < n; k++) d[k] = get(x + i + k) - shift;
-    for (int k = 0; k < NV; k++) {
-        vec v = load_a(d + k * W);
-        fold_lanes(acc_s, s[k] + v, k);
-        fold_lanes(acc_q, q[k] + v * v, k);
-    }
 }
 
 #define WIDE_BEGIN(k) vecd s##k = {0}, q##k = {0};
@@ -116,21 +75,34 @@ static void again(const T *x, int64_t n, double *mean, double *m2)
     if (*m2 < 0) *m2 = 0; /* keeps NaN */
 }
 
-void BN_NAME(stats_cf)(const bn_block *a, double *mean, double *m2)
+void BN_NAME(stats_begin)(bn_sums *z, const void *first, int64_t n)
 {
-    const int64_t n = a->n;
-    const A shift = first_shift(a->x[0], 1, n < BN_SUB ? n : BN_SUB);
-    double s[8] = {0}, q[8] = {0};
-    int64_t i = 0;
-    if (a->next[0])
-        for (; i + BN_SUB <= n; i += BN_SUB) full_sub_block(a->x[i / BN_SUB], a->next[i / BN_SUB], shift, s, q);
-    for (; i + BN_SUB <= n; i += BN_SUB) full_sub_block(a->x[i / BN_SUB], NULL, shift, s, q);
-    if (i < n) last_sub_block(a->x[i / BN_SUB], n - i, shift, s, q);
-    if (finish(n, shift, total(s), total(q), mean, m2)) return;
-    T block[BN_BLOCK];
-    for (i = 0; i < n; i += BN_SUB) memcpy(block + i, a->x[i / BN_SUB], (n - i < BN_SUB ? n - i : BN_SUB) * sizeof(T));
-    again(block, n, mean, m2);
+    memset(z, 0, sizeof *z);
+    z->shift = (double)first_shift(first, 1, n);
 }
+
+INLINE void deviations(struct elements p, const coefs *shift, int flags, vec *a, vec *b)
+{
+    (void)flags;
+    *a = load(p.x) - shift->mean_hi;
+    *b = *a * *a;
+}
+
+void BN_NAME(stats_add)(bn_sums *z, const bn_run_of *a)
+{
+    for (int64_t c = 0; c < a->channels; c++) {
+        const coefs shift = {.mean_hi = splat((A)z[c].shift)};
+        add_run(deviations, run_of_channel(a, c), a->at, a->n, &shift, 0, z + c);
+    }
+}
+
+int BN_NAME(stats_end)(bn_sums *z, int64_t n, double *mean, double *m2)
+{
+    if (n % BN_SUB) fold_rest(z);
+    return finish(n, (A)z->shift, total(z->a), total(z->b), mean, m2);
+}
+
+void BN_NAME(stats_again)(const void *x, int64_t n, double *mean, double *m2) { again(x, n, mean, m2); }
 
 INLINE void add_shifted(const T *x, const T *dy, const T *r, const coefs *shift, int flags, vec *s, vec *q)
 {

@@ -49,9 +49,13 @@ static void coef_tile(void *tile, int64_t ts, const void *coef, int64_t cs, int 
     }
 }
 
-void BN_NAME(stats_cf)(const bn_block *, double *, double *);
+void BN_NAME(stats_begin)(bn_sums *, const void *, int64_t);
+void BN_NAME(stats_add)(bn_sums *, const bn_run_of *);
+int BN_NAME(stats_end)(bn_sums *, int64_t, double *, double *);
+void BN_NAME(stats_again)(const void *, int64_t, double *, double *);
 void BN_NAME(stats_cl)(const bn_span *, double *, double *, void *);
-void BN_NAME(reduce_cf)(const bn_block *, double *, double *);
+void BN_NAME(reduce_add)(bn_sums *, const bn_run_of *);
+void BN_NAME(reduce_end)(bn_sums *, int64_t, double *, double *);
 void BN_NAME(reduce_cl)(const bn_span *, double *, double *, void *);
 void BN_NAME(apply)(const bn_span *);
 void BN_NAME(input_grad)(const bn_span *);
@@ -61,9 +65,13 @@ void BN_NAME(triad)(const bn_span *);
 const bn_kernels BN_NAME(kernels) = {
     .itemsize = sizeof(T),
     .arithsize = sizeof(A),
-    .stats_cf = BN_NAME(stats_cf),
+    .stats_begin = BN_NAME(stats_begin),
+    .stats_add = BN_NAME(stats_add),
+    .stats_end = BN_NAME(stats_end),
+    .stats_again = BN_NAME(stats_again),
     .stats_cl = BN_NAME(stats_cl),
-    .reduce_cf = BN_NAME(reduce_cf),
+    .reduce_add = BN_NAME(reduce_add),
+    .reduce_end = BN_NAME(reduce_end),
     .reduce_cl = BN_NAME(reduce_cl),
     .apply = BN_NAME(apply),
     .input_grad = BN_NAME(input_grad),
