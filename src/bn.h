@@ -20,7 +20,7 @@
 #define BN_LANES 16
 #define BN_SUB 256    /* at most 16 float32 additions in a row before float64 takes over */
 #define BN_BLOCK 2048 /* elements of one partial (mean, M2); fits L1 in every type */
-#define BN_GROUP 128  /* channels a channels-last kernel takes at a time */
+#define BN_GROUP 2048 /* channels a channels-last kernel takes at a time */
 #define BN_PAD 16     /* coefficient rows may be read this many elements past their end */
 
 /* Rows of the coefficient table, each `cs` elements of the arithmetic type long. */

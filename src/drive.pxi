@@ -198,7 +198,9 @@ cdef void plan(Job *job, int threads) noexcept nogil:
             channels * count * item >= (stream_bytes if job.layout == BN_CHANNELS_FIRST else stream_bytes // 2):
         job.flags |= BN_STREAM
     if job.layout == BN_CHANNELS_LAST:
-        job.group = minimum(channels, BN_GROUP if count > BN_SUB else BN_SUB // 4)
+        # whole rows, in the order of memory, unless that leaves threads idle
+        groups = maximum(ceil_div(channels, BN_GROUP), minimum(ceil_div(2 * job.threads, job.blocks), ceil_div(channels, 64)))
+        job.group = ceil_div(ceil_div(channels, groups), 16) * 16 if groups > 1 else channels
         lcm = channels * 16 // gcd16(channels)
         # one run of gapless memory in every operand: with more axes left, something lies between or in another order
         if job.passes & (APPLY | GRAD) and lcm <= 1 << 14 and job.shape.nd == 1 and \

@@ -333,17 +333,13 @@ cdef void second_group(Job *job, int64_t c0, int64_t c1, int64_t q0, int64_t q1,
 
 cdef void second_cl(Job *job, int64_t i, int64_t end) noexcept nogil:
     """Elements i .. end-1 of all channels, channels without gaps."""
-    cdef int64_t channels = job.shape.channels, n, c, width
+    cdef int64_t channels = job.shape.channels, n
     if job.flat:
         second_flat(job, i * channels, end * channels)
         return
     while i < end:
         n = bn_run(&job.shape, i, end - i)
-        c = 0
-        while c < channels:  # equal parts of at most 1024 columns, so that their coefficients stay in L1
-            width = minimum(ceil_div(channels, ceil_div(channels, 1024)), channels - c)
-            second(job, c, i, n, 1, width, job.shape.nd - 1, coef_of(job, c), job.cs, job.flags | BN_TILE, 0)
-            c += width
+        second(job, 0, i, n, 1, channels, job.shape.nd - 1, coef_of(job, 0), job.cs, job.flags | BN_TILE, 0)
         i += n
 
 

@@ -14,6 +14,7 @@
 #include "vec.h"
 
 #define ROWS 8                        /* rows done together */
+#define STRIP_WIDTH 1024             /* columns whose coefficients stay in L1 */
 #define LINE ((int)(64 / sizeof(T))) /* columns of a cache line */
 
 /* What a span has; constants after inlining, like BN_RELU, BN_TILE and BN_FROZEN. */
@@ -160,23 +161,23 @@ INLINE void stream_channels(term *f, const bn_span *a, int64_t i, int flags)
     ragged(f, &p, j, total, total, coef, cs, flags);
 }
 
-/* One row of a tile with streaming stores. */
-INLINE void stream_tile(term *f, const bn_span *a, int64_t i, int flags)
+/* The lines of a tile's row that begin in columns from .. to-1, with streaming stores. */
+INLINE void stream_tile(term *f, const bn_span *a, int64_t i, int64_t from, int64_t to, int flags)
 {
     const struct row p = row_at(a, i, 0, flags);
     const int64_t cs = a->cs, width = a->width, ahead = a->prefetch;
     const A *coef = a->coef;
     coefs c;
-    int64_t j = head_of(p.out);
-    ragged(f, &p, 0, j, width, coef, cs, flags);
-    for (; j + LINE <= width; j += LINE) {
+    const int64_t head = head_of(p.out), end = head + (width - head) / LINE * LINE;
+    if (from == 0) ragged(f, &p, 0, head, width, coef, cs, flags);
+    for (int64_t j = from < head ? head : from + (LINE - (from - head) % LINE) % LINE; j < to && j < end; j += LINE) {
         fetch(&p, j, ahead, flags);
         for (int k = 0; k < LINE; k += W) {
             AT_COLUMN(j + k);
             put_streaming(f, &p, j + k, &c, flags);
         }
     }
-    ragged(f, &p, j, width, width, coef, cs, flags);
+    if (to == width) ragged(f, &p, end, width, width, coef, cs, flags);
 }
 
 /* ROWS rows of a tile; with streaming stores all are aligned alike. */
@@ -241,18 +242,31 @@ INLINE void plain_row(term *f, const bn_span *a, int64_t i, int flags)
     }
 }
 
+/* Are ROWS rows better done together than one after the other, in the order of memory? Streamed, all must be aligned alike,
+ * and not fall on the same places of the caches. */
+INLINE int together(const bn_span *a, int streams)
+{
+    const int64_t step = a->outs * (int64_t)sizeof(T);
+    return a->width >= W && !(streams && (step % 64 || a->width > 2 * STRIP_WIDTH || (a->width >= 256 && step % 2048 == 0)));
+}
+
 /* `flags` is a constant after inlining; a copy of the span lets the compiler see that stores do not change it. */
 INLINE void run_span(term *f, const bn_span *span, int flags)
 {
     const bn_span b = *span, *a = &b;
     const int streams = a->flags & BN_STREAM && a->width >= LINE && a->channels * a->width >= 4 * LINE;
     int64_t i = 0;
-    if (flags & BN_TILE && a->width >= W && !(streams && a->outs * sizeof(T) % 64))
+    if (flags & BN_TILE && together(a, streams))
         for (; i + ROWS <= a->rows; i += ROWS) rows_of_tile(f, a, i, streams, flags);
+    if (flags & BN_TILE && streams) {
+        for (int64_t j = 0; j < a->width; j += STRIP_WIDTH)
+            for (int64_t k = i; k < a->rows; k++)
+                stream_tile(f, a, k, j, j + STRIP_WIDTH < a->width ? j + STRIP_WIDTH : a->width, flags);
+        return;
+    }
     for (; i < a->rows; i++) {
-        if (!streams) plain_row(f, a, i, flags);
-        else if (flags & BN_TILE) stream_tile(f, a, i, flags);
-        else stream_channels(f, a, i, flags);
+        if (streams) stream_channels(f, a, i, flags);
+        else plain_row(f, a, i, flags);
     }
 }
 

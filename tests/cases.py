@@ -45,6 +45,7 @@ HUGE = [  # 9 MB in float32: written past the caches
     ((3, 5, 391, 397), 1),
     ((34, 1400, 7, 7), 1),
     ((29_000, 77), -1),
+    ((2_201, 1_027), -1),  # coefficients in two parts, the second one shorter than a cache line
     ((201, 11_300), -1),
 ]
 
