@@ -82,9 +82,10 @@ typedef struct bn_kernels {
     void (*reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, void *scratch);
     void (*apply)(const bn_span *a);
     void (*input_grad)(const bn_span *a);
-    /* coefficient rows of channel c from float64 values */
-    void (*coef_forward)(void *coef, int64_t cs, int64_t c, double mean, double var, double eps, double weight, double bias);
-    void (*coef_backward)(void *coef, int64_t cs, int64_t c, double mean_dy, double mean_dy_xhat);
+    /* coefficient rows of n channels from float64 values */
+    void (*coef_forward)(void *coef, int64_t cs, int64_t n, const double *mean, const double *var, double eps,
+                         const double *weight, const double *bias);
+    void (*coef_backward)(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat, double count);
     /* the first `rows` coefficients of a table whose columns are: `times` copies of (each of `channels` channels from c
      * on, `repeat` times) */
     void (*coef_tile)(void *tile, int64_t ts, const void *coef, int64_t cs, int rows, int64_t c, int64_t channels,

@@ -53,8 +53,9 @@ cdef extern from "bn.h" nogil:
         void (*reduce_cl)(const bn_span *, double *, double *, void *) noexcept nogil
         void (*apply)(const bn_span *) noexcept nogil
         void (*input_grad)(const bn_span *) noexcept nogil
-        void (*coef_forward)(void *, int64_t, int64_t, double, double, double, double, double) noexcept nogil
-        void (*coef_backward)(void *, int64_t, int64_t, double, double) noexcept nogil
+        void (*coef_forward)(void *, int64_t, int64_t, const double *, const double *, double, const double *,
+                             const double *) noexcept nogil
+        void (*coef_backward)(void *, int64_t, int64_t, const double *, const double *, double) noexcept nogil
         void (*coef_tile)(void *, int64_t, const void *, int64_t, int rows, int64_t, int64_t, int64_t,
                           int64_t) noexcept nogil
         void (*copy)(const bn_span *) noexcept nogil

@@ -58,8 +58,29 @@ INLINE void advance(struct strip *p, int64_t xs, int64_t dys, int64_t rs)
 STRIP(strip_wide, CHAINS)
 STRIP(strip_one, 1)
 
-/* Fewer than W columns at the end: a vector of padded copies. */
-static inline void strip_end(add_terms *add, const struct strip *p, int64_t j, int64_t width, const A *coef, int64_t cs,
+/* The last W columns, of which those before `from` have been added: their terms are masked out. */
+INLINE void strip_last(add_terms *add, const struct strip *p, int64_t from, int64_t to, const A *coef, int64_t cs, int flags,
+                       A *sum_s, A *sum_q)
+{
+    const int64_t j = to - W;
+    const vec all = (vec)((ivec){0} - 1);
+    const ivec fresh = (ivec)first_lanes((vec){0}, all, from - j);
+    struct strip at = *p;
+    advance(&at, j, j, j);
+    REPEAT(1, STRIP_BEGIN)
+    for (int64_t t = 0; t < p->t; t++) {
+        vec s = {0}, q = {0};
+        REPEAT(1, STRIP_FETCH)
+        add(at.x, at.dy, at.r, &c0, flags, &s, &q);
+        s0 += (vec)((ivec)s & fresh);
+        q0 += (vec)((ivec)q & fresh);
+        advance(&at, p->xs, p->dys, p->rs);
+    }
+    REPEAT(1, STRIP_END)
+}
+
+/* A matrix of fewer than W columns: a vector of padded copies. */
+static inline void strip_narrow(add_terms *add, const struct strip *p, int64_t j, int64_t width, const A *coef, int64_t cs,
                              int flags, A *sum_s, A *sum_q)
 {
     T x[W], dy[W], r[W];
@@ -87,7 +108,8 @@ INLINE void strip(add_terms *add, const struct strip *p, int64_t from, int64_t t
     if (p->t <= 0) return;
     for (; j + CHAINS * W <= to; j += CHAINS * W) strip_wide(add, p, j, coef, cs, flags, sum_s, sum_q);
     for (; j + W <= to; j += W) strip_one(add, p, j, coef, cs, flags, sum_s, sum_q);
-    if (j < to) strip_end(add, p, j, to - j, coef, cs, flags, sum_s, sum_q);
+    if (j < to && to >= W) strip_last(add, p, j, to, coef, cs, flags, sum_s, sum_q);
+    else if (j < to) strip_narrow(add, p, j, to - j, coef, cs, flags, sum_s, sum_q);
 }
 
 /* Can the matrix be read as rows of 16 * C columns? */

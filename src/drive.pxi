@@ -47,9 +47,7 @@ cdef inline void fence(Job *job) noexcept nogil:
 # ---- workers ----------------------------------------------------------------------------------------------------
 
 cdef void work_prepare(Job *job, int t) noexcept nogil:
-    cdef int64_t c
-    for c in range(share(job, job.shape.channels, t), share(job, job.shape.channels, t + 1)):
-        prepare(job, c)
+    prepare(job, share(job, job.shape.channels, t), share(job, job.shape.channels, t + 1))
 
 
 cdef void work_first_cf(Job *job, int t) noexcept nogil:
@@ -74,12 +72,11 @@ cdef void work_first_cl(Job *job, int t) noexcept nogil:
 
 
 cdef void work_conclude(Job *job, int t) noexcept nogil:
-    cdef int64_t c, n = job.last - job.first
-    for c in range(job.first + share(job, n, t), job.first + share(job, n, t + 1)):
-        if job.layout == BN_CHANNELS_FIRST:
-            conclude(job, job.part_a + c * job.blocks, job.part_b + c * job.blocks, 1, c)
-        else:
-            conclude(job, job.part_a + c, job.part_b + c, job.shape.channels, c)
+    cdef int64_t n = job.last - job.first, c0 = job.first + share(job, n, t), c1 = job.first + share(job, n, t + 1)
+    if job.layout == BN_CHANNELS_FIRST:
+        conclude(job, job.part_a + c0 * job.blocks, job.part_b + c0 * job.blocks, 1, job.blocks, c0, c1)
+    else:
+        conclude(job, job.part_a + c0, job.part_b + c0, job.shape.channels, 1, c0, c1)
 
 
 cdef void work_second_cf(Job *job, int t) noexcept nogil:
@@ -125,7 +122,12 @@ cdef void work_second_tiled(Job *job, int t) noexcept nogil:
 cdef void work_second_cl(Job *job, int t) noexcept nogil:
     """Chunks of rows, reversed after a first pass."""
     cdef int64_t chunk = maximum(8, (1 << 17) // (job.shape.channels * job.shape.itemsize)), unit, at
-    cdef int64_t units = ceil_div(job.shape.count, chunk), begin = share(job, units, t), end = share(job, units, t + 1)
+    cdef int64_t units, begin, end
+    if job.flat:  # enough rows of the tile to be taken together
+        chunk = maximum(chunk, minimum(32 * job.flat // job.shape.channels, ceil_div(job.shape.count, job.threads)))
+    units = ceil_div(job.shape.count, chunk)
+    begin = share(job, units, t)
+    end = share(job, units, t + 1)
     for unit in range(begin, end):
         if stopped(job, t):
             break
@@ -146,8 +148,7 @@ cdef void work_groups(Job *job, int t) noexcept nogil:
         c0 = unit * job.group
         c1 = minimum(c0 + job.group, channels)
         if not job.passes & STATS:
-            for c in range(c0, c1):
-                prepare(job, c)
+            prepare(job, c0, c1)
         for q in range(rows_per_channel(job)):
             c = c0
             while c < c1:  # in the order of memory: that reads at full speed
@@ -157,8 +158,7 @@ cdef void work_groups(Job *job, int t) noexcept nogil:
             if stopped(job, t):
                 fence(job)
                 return
-        for c in range(c0, c1):
-            conclude(job, a + (c - c0) * job.blocks, b + (c - c0) * job.blocks, 1, c)
+        conclude(job, a, b, 1, job.blocks, c0, c1)
         if job.passes & (APPLY | GRAD):
             second_group(job, c0, c1, 0, rows_per_channel(job), scratch, 0)
     fence(job)

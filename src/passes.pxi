@@ -75,15 +75,33 @@ cdef inline const char *coef_of(Job *job, int64_t c) noexcept nogil:
 
 # ---- per channel ------------------------------------------------------------------------------------------------
 
-cdef void prepare(Job *job, int64_t c) noexcept nogil:
-    """Coefficients from statistics that are known, and from sums that are given."""
+cdef void prepare(Job *job, int64_t c0, int64_t c1) noexcept nogil:
+    """Coefficients of channels c0 .. c1-1 from statistics, and sums, that were given."""
+    cdef double mean[64], var[64]
+    cdef int64_t c, n, k
     if job.passes == STATS:
         return
-    job.kernels.coef_forward(job.coef, job.cs, c, bn_get(&job.given_mean, c, 0.0), bn_get(&job.given_var, c, 0.0),
-                             job.eps, bn_get(&job.weight, c, 1.0), bn_get(&job.bias, c, 0.0))
-    if job.passes == GRAD and not job.flags & BN_FROZEN:
-        job.kernels.coef_backward(job.coef, job.cs, c, bn_get(&job.given_dy, c, 0.0) / job.divisor,
-                                  bn_get(&job.given_dy_xhat, c, 0.0) / job.divisor)
+    for c in range(c0, c1, 64):
+        n = minimum(64, c1 - c)
+        for k in range(n):
+            mean[k] = bn_get(&job.given_mean, c + k, 0.0)
+            var[k] = bn_get(&job.given_var, c + k, 0.0)
+        forward(job, c, n, mean, var)
+        if job.passes == GRAD and not job.flags & BN_FROZEN:
+            for k in range(n):
+                mean[k] = bn_get(&job.given_dy, c + k, 0.0)
+                var[k] = bn_get(&job.given_dy_xhat, c + k, 0.0)
+            job.kernels.coef_backward(<void *> coef_of(job, c), job.cs, n, mean, var, job.divisor)
+
+
+cdef void forward(Job *job, int64_t c, int64_t n, const double *mean, const double *var) noexcept nogil:
+    """The forward coefficients of n <= 64 channels from c on."""
+    cdef double weight[64], bias[64]
+    cdef int64_t k
+    for k in range(n):
+        weight[k] = bn_get(&job.weight, c + k, 1.0)
+        bias[k] = bn_get(&job.bias, c + k, 0.0)
+    job.kernels.coef_forward(<void *> coef_of(job, c), job.cs, n, mean, var, job.eps, weight, bias)
 
 
 cdef void merge(Job *job, const double *mean, const double *m2, int64_t step, int64_t c) noexcept nogil:
@@ -103,21 +121,26 @@ cdef void merge(Job *job, const double *mean, const double *m2, int64_t step, in
     job.var[c] = total / m
 
 
-cdef void conclude(Job *job, const double *a, const double *b, int64_t step, int64_t c) noexcept nogil:
-    """The first pass's results of channel c from those of its blocks, and the second pass's coefficients."""
-    cdef int64_t k
-    if job.passes & STATS:
-        merge(job, a, b, step, c)
-        if job.passes & APPLY:
-            job.kernels.coef_forward(job.coef, job.cs, c, job.mean[c], job.var[c], job.eps,
-                                     bn_get(&job.weight, c, 1.0), bn_get(&job.bias, c, 0.0))
-        return
-    job.sum_dy[c] = job.sum_dy_xhat[c] = 0
-    for k in range(job.blocks):
-        job.sum_dy[c] += a[k * step]
-        job.sum_dy_xhat[c] += b[k * step]
-    if job.passes & GRAD:
-        job.kernels.coef_backward(job.coef, job.cs, c, job.sum_dy[c] / job.divisor, job.sum_dy_xhat[c] / job.divisor)
+cdef void conclude(Job *job, const double *a, const double *b, int64_t next_block, int64_t next_channel, int64_t c0,
+                   int64_t c1) noexcept nogil:
+    """The first pass's results of channels from those of their blocks, and the second pass's coefficients."""
+    cdef int64_t c, k
+    for c in range(c0, c1):
+        if job.passes & STATS:
+            merge(job, a, b, next_block, c)
+        else:
+            job.sum_dy[c] = job.sum_dy_xhat[c] = 0
+            for k in range(job.blocks):
+                job.sum_dy[c] += a[k * next_block]
+                job.sum_dy_xhat[c] += b[k * next_block]
+        a += next_channel
+        b += next_channel
+    if job.passes & APPLY:
+        for c in range(c0, c1, 64):
+            forward(job, c, minimum(64, c1 - c), job.mean + c, job.var + c)
+    elif job.passes & GRAD:
+        job.kernels.coef_backward(<void *> coef_of(job, c0), job.cs, c1 - c0, job.sum_dy + c0, job.sum_dy_xhat + c0,
+                                  job.divisor)
 
 
 # ---- first pass -------------------------------------------------------------------------------------------------

@@ -44,11 +44,13 @@ INLINE A get(const T *p) { return bn_from_bf16(*p); }
 
 INLINE vec widen_bits(bits b) { return (vec)(from_bits(b) << 16); }
 
+/* A NaN needs no case of its own: those that come from memory, from arithmetic and from the coefficients (table.c) have
+ * zeros in their lower half, and are kept by the rounding. */
 INLINE bits narrow_bits(vec v)
 {
     typedef uint32_t uvec __attribute__((vector_size(BN_VECTOR_BYTES)));
-    const uvec u = (uvec)v, top = u >> 16;
-    return to_bits(either((ivec)(v != v), (ivec)(top | 0x40), (ivec)((u + 0x7fff + (top & 1)) >> 16)));
+    const uvec u = (uvec)v;
+    return to_bits((ivec)((u + 0x7fff + (u >> 16 & 1)) >> 16));
 }
 #else
 INLINE A get(const T *p) { return bn_from_f16(*p); }

@@ -7,30 +7,41 @@
 
 #include "vec.h"
 
+#define MOST (sizeof(A) == 4 ? (double)FLT_MAX : DBL_MAX)
+
+/* One NaN for all, whose lower half is zero: bfloat16's store relies on that (vec_half.h). */
+static inline A narrow(double v) { return v != v ? (A)NAN : (A)v; }
+
 /* A finite number stays finite: a tiny eps must not turn 0 * scale into NaN. */
-static A within(double v)
+static inline A within(double v)
 {
-    const double most = sizeof(A) == 4 ? FLT_MAX : DBL_MAX;
-    return (A)(isfinite(v) && fabs(v) > most ? copysign(most, v) : v);
+    const double near = fabs(v) > MOST ? copysign(MOST, v) : v;
+    return narrow(fabs(v) == INFINITY ? v : near);
 }
 
-static void coef_forward(void *coef, int64_t cs, int64_t c, double mean, double var, double eps, double weight, double bias)
+/* Without branches, so that square roots and divisions are taken several at a time. */
+static void coef_forward(void *coef, int64_t cs, int64_t n, const double *restrict mean, const double *restrict var, double eps,
+                         const double *restrict weight, const double *restrict bias)
 {
-    A *k = (A *)coef + c;
-    double invstd = 1.0 / sqrt(var + eps);
-    A hi = (A)mean;
-    k[BN_MEAN_HI * cs] = hi;
-    k[BN_MEAN_LO * cs] = isfinite(hi) ? (A)(mean - (double)hi) : (A)0;
-    k[BN_SCALE * cs] = within(weight * invstd);
-    k[BN_BIAS * cs] = (A)bias;
-    k[BN_INVSTD * cs] = within(invstd);
+    A *restrict hi = (A *)coef + BN_MEAN_HI * cs, *restrict lo = (A *)coef + BN_MEAN_LO * cs;
+    A *restrict scale = (A *)coef + BN_SCALE * cs, *restrict shift = (A *)coef + BN_BIAS * cs;
+    A *restrict inverse = (A *)coef + BN_INVSTD * cs;
+    for (int64_t c = 0; c < n; c++) {
+        const double invstd = 1.0 / sqrt(var[c] + eps);
+        const A mean_hi = narrow(mean[c]);
+        const double rest = mean[c] - (double)mean_hi;
+        hi[c] = mean_hi;
+        lo[c] = (A)(fabs((double)mean_hi) <= MOST ? rest : 0.0);
+        scale[c] = within(weight[c] * invstd);
+        shift[c] = narrow(bias[c]);
+        inverse[c] = within(invstd);
+    }
 }
 
-static void coef_backward(void *coef, int64_t cs, int64_t c, double mean_dy, double mean_dy_xhat)
+static void coef_backward(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat, double count)
 {
-    A *k = (A *)coef + c;
-    k[BN_DY * cs] = (A)mean_dy;
-    k[BN_DY_XHAT * cs] = (A)mean_dy_xhat;
+    A *dy = (A *)coef + BN_DY * cs, *dy_xhat = (A *)coef + BN_DY_XHAT * cs;
+    for (int64_t c = 0; c < n; c++) dy[c] = narrow(sum_dy[c] / count), dy_xhat[c] = narrow(sum_dy_xhat[c] / count);
 }
 
 static void coef_tile(void *tile, int64_t ts, const void *coef, int64_t cs, int rows, int64_t c, int64_t channels,
