@@ -128,6 +128,6 @@ def _jax_device(a: Any, ref: Any) -> tuple[Any, Any]:
     if "traced" in (place(a), place(ref)):
         return None, None
     here, there = a.devices(), ref.devices()
-    if here != there and (a.committed and ref.committed or {d.platform for d in here} != {d.platform for d in there}):
+    if here != there and ((a.committed and ref.committed) or {d.platform for d in here} != {d.platform for d in there}):
         return ", ".join(sorted(map(str, here))), ", ".join(sorted(map(str, there)))
     return None, None

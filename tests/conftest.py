@@ -24,6 +24,7 @@ except ImportError as error:
     ) from error
 
 import support  # noqa: E402
+from backends import Backend, need  # noqa: E402
 
 # Deterministic by default; HYPOTHESIS_PROFILE=explore draws new examples each time, and many more.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=200)
@@ -49,6 +50,31 @@ def level(request):
     if request.param not in support.processor_levels():
         pytest.skip(f"this processor has no {request.param}")
     return request.param
+
+
+@pytest.fixture(params=Backend, ids=str)
+def backend(request):
+    """Each kind of array, in the setting it needs; skipped by name where its library is missing."""
+    request.node.user_properties.append(("backend", str(request.param)))
+    need(request.param)
+    with request.param.setting():
+        yield request.param
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Counts per kind of array, of the tests that run over all of them."""
+    counts = {}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            name = dict(getattr(report, "user_properties", ())).get("backend")
+            if name is not None:
+                of_kind = counts.setdefault(name, {})
+                of_kind[outcome] = of_kind.get(outcome, 0) + 1
+    if counts:
+        terminalreporter.section("tests per kind of array")
+        for name in filter(counts.get, map(str, Backend)):
+            told = ", ".join(f"{n} {outcome}" for outcome, n in counts[name].items())
+            terminalreporter.write_line(f"{name:<20} {told}")
 
 
 @pytest.fixture

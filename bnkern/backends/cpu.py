@@ -76,7 +76,7 @@ def input_grad(
     if result is None:
         model = _model(p, x)
         dx, dresidual = _cpu.input_grad(_conform(dy, model), model, _conform(y, model), None, None, *vectors, *options)
-        result = _deliver(dx, x, out), dresidual
+        result = _deliver(dx, x, out), _in_order_of(x, dresidual)
     return (result[0] if want_dx else None), result[1]
 
 
@@ -96,8 +96,8 @@ def backward(
     result = _cpu.backward(dy, x, y, out, None, *options)
     if result is None:
         model = _model(p, x)
-        dx, *rest = _cpu.backward(_conform(dy, model), model, _conform(y, model), None, None, *options)
-        result = _deliver(dx, x, out), *rest
+        dx, *sums, dresidual = _cpu.backward(_conform(dy, model), model, _conform(y, model), None, None, *options)
+        result = _deliver(dx, x, out), *sums, _in_order_of(x, dresidual)
     return result if want_dx else (None, *result[1:])
 
 
@@ -135,6 +135,10 @@ def _conform(a: Vector, model: Array) -> Vector:
     fresh = np.empty_like(model, subok=False)
     fresh[...] = a
     return fresh
+
+
+def _in_order_of(x: Array, result: Vector) -> Vector:
+    return None if result is None else _deliver(result, x, None)
 
 
 def _deliver(result: Array, x: Array, out: Vector) -> Array:
