@@ -69,12 +69,19 @@ def _find_library(name: str, a: Any) -> str:
         raise TypeError(f"{name}: expected a plain array, got {type(a).__name__} (it has its own arithmetic)")
     if isinstance(a, np.ndarray):
         return "numpy"
-    if hasattr(a, "shape") and not isinstance(a, np.generic):
+    if _has_shape(a) and not isinstance(a, np.generic):
         import array_api_compat  # here, so that NumPy users never load it
 
         if array_api_compat.is_array_api_obj(a):
             return namespace(a).__name__.removeprefix("array_api_compat.")
     raise TypeError(f"{name}: expected an array (NumPy's or another array API library's), got {describe(a)}")
+
+
+def _has_shape(a: Any) -> bool:
+    try:
+        return hasattr(a, "shape")
+    except RuntimeError:  # PyTorch, asked for the shape of an uninitialised parameter
+        return True
 
 
 def place(a: Array) -> str:
