@@ -17,14 +17,13 @@ from bnkern.backends import Backend, cpu
 
 BACKENDS = ("cpu", "torch", "jax", "dask", "generic")  # modules of bnkern.backends in order of preference
 
-_by_type: dict[type, Backend] = {np.ndarray: cpu}
-_by_place: dict[tuple[type, str], Backend] = {}
+_chosen: dict[Any, Backend] = {np.ndarray: cpu}  # by type, or by (type, place)
 
 
 def backend_of(x: Array) -> Backend:
     """The backend for arrays like x; TypeError with every backend's reason when none takes it."""
-    found = _by_type.get(type(x))
-    return _by_the_place(x) if found is None else found
+    found = _chosen.get(type(x))
+    return _by_place(x) if found is None else found
 
 
 def backend_for(p: Problem, x: Array) -> Backend:
@@ -32,14 +31,12 @@ def backend_for(p: Problem, x: Array) -> Backend:
     return backend_of(x) if p.size else _backend("generic")
 
 
-def _by_the_place(x: Array) -> Backend:
+def _by_place(x: Array) -> Backend:
     kind("x", x)
-    key: Any = type(x), place(x)
-    found = _by_place.get(key)
+    key = type(x), place(x)
+    found = _chosen.get(key)
     if found is None:
-        found = _by_place[key] = _first_to_accept(x)
-        if one_place(x):
-            _by_type[type(x)] = found
+        found = _chosen[type(x) if one_place(x) else key] = _first_to_accept(x)
     return found
 
 

@@ -14,34 +14,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnkern import _plain
-from bnkern._args import READY, describe, namespace
+from bnkern._args import PER_CHANNEL, READY, describe, namespace
 from bnkern._types import Array
 
 
 class Kind(NamedTuple):
     """What holds for all arrays of one library in one kind of place."""
 
-    title: str  # in the README
+    title: str  # in the table
     backends: tuple[str, ...]  # modules of bnkern.backends that may take it, in the order of `_dispatch.BACKENDS`
     writable: bool = True  # whether `out` and running buffers of this kind can be written at all
     refused: str = ""  # why nothing can be done with it, and what to do instead
     dtypes: tuple[str, ...] = READY  # those that every library of this kind has
 
 
-# (library, place) in the words of `kind` and `place`; a place that is not listed is "".
+# (library, place) in the words of `kind` and `place`; where a place is not listed the row without one holds.
 KINDS = {
-    ("numpy", ""): Kind("NumPy: read-only, memory-mapped, any strides and byte order", ("cpu",)),
+    ("numpy", ""): Kind("NumPy", ("cpu",)),
     ("torch", "cpu"): Kind("PyTorch, CPU", ("torch",)),
-    ("torch", "cuda"): Kind("PyTorch, CUDA", ("torch", "generic")),
     ("torch", ""): Kind("PyTorch, other devices", ("generic",)),
     ("torch", "meta"): Kind("PyTorch, meta", (), refused="a meta tensor has no values"),
     ("jax.numpy", "cpu"): Kind("JAX, CPU", ("jax",), writable=False),
     ("jax.numpy", "traced"): Kind("JAX under jit, grad, vmap", ("generic",), writable=False),
     ("jax.numpy", ""): Kind("JAX, sharded or on other devices", ("generic",), writable=False),
     ("dask.array", ""): Kind("Dask, of NumPy chunks", ("dask",), writable=False),
-    ("sparse", ""): Kind("sparse arrays of any library", (), refused="batch normalisation makes it dense: densify it"),
+    ("sparse", ""): Kind("sparse", (), refused="batch normalisation makes it dense: densify it first"),
 }
-OTHER = Kind("others with an array API namespace", ("generic",), dtypes=("float32", "float64"))
+OTHER = Kind("others with an array API namespace", ("generic",), dtypes=PER_CHANNEL)
 
 _libraries: dict[type, str] = {np.ndarray: "numpy"}
 
@@ -55,12 +54,12 @@ def kind(name: str, a: Any) -> str:
     if found is None:
         found = _libraries[type(a)] = _find_library(name, a)
     if found != "numpy":
-        refused = kind_of(a).refused
-        if refused:
-            raise TypeError(f"{name}: expected an array with its values in memory, got {describe(a)} ({refused})")
         check = _plain.CHECKS.get(found)
         if check is not None:
             check(name, a)
+        refused = kind_of(a).refused
+        if refused:
+            raise TypeError(f"{name}: expected an array with its values in memory, got {describe(a)} ({refused})")
     return found
 
 
@@ -138,3 +137,28 @@ def _jax_device(a: Any, ref: Any) -> tuple[Any, Any]:
     if here != there and ((a.committed and ref.committed) or {d.platform for d in here} != {d.platform for d in there}):
         return ", ".join(sorted(map(str, here))), ", ".join(sorted(map(str, there)))
     return None, None
+
+
+# --- the declaration in words ---------------------------------------------------------------------
+
+# Functions that a backend computes, and those that the array API computes for every kind.
+FUNCTIONS = {
+    "batch_norm_inference, batch_norm_train, batch_norm_backward, batch_stats, backward_reduce, backward_apply": True,
+    "merge_stats, update_running, fold_batch_norm": False,
+}
+
+
+def table() -> str:
+    """KINDS as the table of the README: kind by function by dtype, computed by what or refused for what reason."""
+    heads = ["array", *(f"`{names.replace(', ', '`, `')}`" for names in FUNCTIONS)]
+    lines = [(*heads, "`out=`, running statistics in place", "dtypes of x"), ("---",) * (len(heads) + 2)]
+    for row in (*KINDS.values(), OTHER):
+        if row.refused:
+            cells = [f"`TypeError`: {row.refused}", *("",) * (len(FUNCTIONS) + 1)]
+        else:
+            by = ", else ".join("array API" if name == "generic" else "kernels" for name in row.backends)
+            written = "yes" if row.writable else "`ValueError`: see `update_running`"
+            cells = [*(by if backend else "array API" for backend in FUNCTIONS.values()), written]
+            cells.append(", ".join(row.dtypes))
+        lines.append((row.title, *cells))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -24,7 +24,7 @@ class Numpy:
 
     @property
     def kind(self):
-        return KINDS.get(self.row, OTHER)
+        return KINDS.get(self.row) or KINDS.get((self.row[0], "")) or OTHER
 
     @property
     def writable(self):

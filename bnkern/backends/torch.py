@@ -28,7 +28,7 @@ def accepts(x: Array) -> str | None:
 
 
 # What would have to be there for a device that a backend exists for.
-_INSTALL = {"cuda": ": they come with CuPy, which is to be installed (pip install cupy-cuda12x)"}
+_INSTALL = {"cuda": ": they need CuPy (pip install cupy-cuda12x)"}
 
 
 def _loan(arguments: tuple[Any, ...]) -> Loan:
