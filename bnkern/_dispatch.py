@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from bnkern._check import Problem
-from bnkern._kinds import kind, kind_of, one_place, place
+from bnkern._kinds import kind_of, one_place, place
 from bnkern._types import Array
 from bnkern.backends import Backend, cpu
 
@@ -21,7 +21,7 @@ _chosen: dict[Any, Backend] = {np.ndarray: cpu}  # by type, or by (type, place)
 
 
 def backend_of(x: Array) -> Backend:
-    """The backend for arrays like x; TypeError with every backend's reason when none takes it."""
+    """The backend for arrays like x, which a check has seen; TypeError with every reason when none takes it."""
     found = _chosen.get(type(x))
     return _by_place(x) if found is None else found
 
@@ -32,7 +32,6 @@ def backend_for(p: Problem, x: Array) -> Backend:
 
 
 def _by_place(x: Array) -> Backend:
-    kind("x", x)
     key = type(x), place(x)
     found = _chosen.get(key)
     if found is None:

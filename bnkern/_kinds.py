@@ -42,6 +42,7 @@ KINDS = {
 }
 OTHER = Kind("others with an array API namespace", ("generic",), dtypes=PER_CHANNEL)
 
+_REFUSED = frozenset(where for where, row in KINDS.items() if row.refused)
 _libraries: dict[type, str] = {np.ndarray: "numpy"}
 
 
@@ -57,9 +58,9 @@ def kind(name: str, a: Any) -> str:
         check = _plain.CHECKS.get(found)
         if check is not None:
             check(name, a)
-        refused = kind_of(a).refused
-        if refused:
-            raise TypeError(f"{name}: expected an array with its values in memory, got {describe(a)} ({refused})")
+        if (found, place(a)) in _REFUSED:
+            why = kind_of(a).refused
+            raise TypeError(f"{name}: expected an array with its values in memory, got {describe(a)} ({why})")
     return found
 
 
@@ -118,7 +119,7 @@ def same_kind(name: str, a: Any, ref_name: str, ref: Array) -> None:
         raise TypeError(f"{name}: expected an array of {expected}, as {ref_name} is, got one of {got}")
     if got == "numpy":  # it has one device
         return
-    here, there = (_jax_device if got == "jax.numpy" else _device)(a, ref)  # in the library's own words
+    here, there = _DEVICES.get(got, _device)(a, ref)
     if here != there:
         raise TypeError(f"{name}: expected an array on {there}, where {ref_name} is, got one on {here}")
 
@@ -137,6 +138,12 @@ def _jax_device(a: Any, ref: Any) -> tuple[Any, Any]:
     if here != there and ((a.committed and ref.committed) or {d.platform for d in here} != {d.platform for d in there}):
         return ", ".join(sorted(map(str, here))), ", ".join(sorted(map(str, there)))
     return None, None
+
+
+_DEVICES: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
+    "torch": lambda a, ref: (a.device, ref.device),
+    "jax.numpy": _jax_device,
+}
 
 
 # --- the declaration in words ---------------------------------------------------------------------

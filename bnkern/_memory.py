@@ -24,14 +24,17 @@ def writable(name: str, a: Array, remedy: str) -> None:
             return
         if not a.flags.writeable:
             raise ValueError(f"{name}: expected an array that can be written, got a read-only one; {remedy}")
+    elif library == "torch":
+        if a.is_inference() and not sys.modules["torch"].is_inference_mode_enabled():
+            expected, got = "a tensor that can be written here", "an inference tensor outside torch.inference_mode()"
+            raise ValueError(f"{name}: expected {expected}, got {got}; {remedy}")
+        if a.is_contiguous():
+            return
     else:
         import array_api_compat
 
         if not kind_of(a).writable or not array_api_compat.is_writeable_array(a):
             raise ValueError(f"{name}: expected an array that can be written, got {describe(a)}; {remedy}")
-        if library == "torch" and a.is_inference() and not sys.modules["torch"].is_inference_mode_enabled():
-            expected, got = "a tensor that can be written here", "an inference tensor outside torch.inference_mode()"
-            raise ValueError(f"{name}: expected {expected}, got {got}; {remedy}")
     lies = _shadow(a)
     if lies is not None and _folded(lies):
         got = f"strides {lies.strides} in bytes for shape {lies.shape} (a broadcast?)"
@@ -54,6 +57,10 @@ def shared(a: Array | None, b: Array | None) -> bool:
         return a is not None
     if type(a) is np.ndarray and type(b) is np.ndarray and a.base is None and b.base is None:
         return False  # each owns its memory
+    if hasattr(a, "data_ptr") and hasattr(b, "data_ptr"):
+        (start, end), (other_start, other_end) = _span(a), _span(b)
+        if end <= other_start or other_end <= start:
+            return False
     x, y = _shadow(a), _shadow(b)
     if x is None or y is None or not np.may_share_memory(x, y):
         return False
@@ -73,6 +80,15 @@ def same_places(a: Array, b: Array) -> bool:
     steps = [[s for s, n in zip(v.strides, v.shape, strict=True) if n > 1] for v in (x, y)]
     starts = [v.__array_interface__["data"][0] for v in (x, y)]
     return starts[0] == starts[1] and steps[0] == steps[1] and a.dtype == b.dtype
+
+
+def _span(t: Any) -> tuple[int, int]:
+    """The addresses that a PyTorch tensor, whose strides are never negative, lies between."""
+    start = t.data_ptr()
+    if t.is_contiguous():
+        return start, start + t.nbytes
+    reach = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    return start, start + (reach + 1) * t.element_size()
 
 
 class _Memory:

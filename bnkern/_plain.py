@@ -34,7 +34,8 @@ def _torch(name: str, t: Any) -> None:
         if find_spec("bnkern.torch"):
             remedy += ", or use bnkern.torch, which records"
         _refuse(name, "a tensor that does not require grad (no graph is recorded here)", "one that does", remedy)
-    if torch.autograd.forward_ad.unpack_dual(t).tangent is not None:
+    forward_ad = torch.autograd.forward_ad
+    if getattr(forward_ad, "_current_level", 0) >= 0 and forward_ad.unpack_dual(t).tangent is not None:
         _refuse(name, "a tensor without a tangent (this function propagates none)", "a dual tensor", "give its primal")
 
 

@@ -7,6 +7,7 @@ NumPy has no bfloat16: such a tensor is lent as the uint16 of its bits, which th
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ def _loan(arguments: tuple[Any, ...]) -> Loan:
     return _LOANS[arguments[0].device.type]()
 
 
+@cache
 def _on_cpu() -> Loan:
     return Loan(cpu, sys.modules["torch"].Tensor, _lend, _give, _wrote)
 
@@ -60,10 +62,10 @@ def explain(x: Array, axis: int, op: str) -> dict[str, Any]:
 
 
 def _lend(t: Any) -> np.ndarray:
+    if t.requires_grad:
+        t = t.detach()
     torch = sys.modules["torch"]
-    if t.dtype is torch.bfloat16:
-        return t.detach().view(torch.int16).numpy().view(np.uint16)
-    return t.detach().numpy()
+    return t.view(torch.int16).numpy().view(np.uint16) if t.dtype is torch.bfloat16 else t.numpy()
 
 
 def _give(result: np.ndarray, like: Any, p: Problem) -> Any:
