@@ -26,11 +26,12 @@ def batch_norm_inference(
 
     Parameters
     ----------
-    x : array of rank 2 or more, float32 or float64
-        Any strides, alignment and (in NumPy) byte order.
-    running_mean, running_var : array of shape (C,), float32 or float64
+    x : array of rank 2 or more, float32, float64, float16 or bfloat16
+        Any strides, alignment and (in NumPy) byte order. bfloat16 in NumPy is that of the package ml_dtypes. The 16-bit
+        types are computed in float32 or better, and rounded once.
+    running_mean, running_var : array of shape (C,), float32, float64 or x's dtype
         Statistics per channel. Not changed.
-    weight, bias : array of shape (C,), float32 or float64, optional
+    weight, bias : array of shape (C,), float32, float64 or x's dtype, optional
         gamma (default 1) and beta (default 0), each on its own.
     axis : int
         The channel axis: 1 for NC, NCL, NCHW, NCDHW, -1 for NHWC and its kin.
@@ -74,7 +75,7 @@ def batch_norm_train(
     ----------
     x, weight, bias, axis, activation, residual, out
         As in `batch_norm_inference`. x needs more than one value per channel, or none at all.
-    running_mean, running_var : array of shape (C,), float32 or float64, optional
+    running_mean, running_var : array of shape (C,), float32, float64 or x's dtype, optional
         Updated in place, whatever their strides: running = (1 - momentum) * running + momentum * batch. Both
         or neither, with memory of their own. Arrays that cannot be written: see `update_running`.
     eps : float
@@ -195,7 +196,7 @@ def batch_stats(x: Array, *, axis: int = 1) -> BatchStats:
 
     Parameters
     ----------
-    x : array of rank 2 or more, float32 or float64
+    x : array of rank 2 or more, float32, float64, float16 or bfloat16
     axis : int
         The channel axis.
 
@@ -254,7 +255,7 @@ def update_running(
 
     Parameters
     ----------
-    running_mean, running_var : array of shape (C,), float32 or float64
+    running_mean, running_var : array of shape (C,), float32, float64, float16 or bfloat16
         The old ones. Not changed, and may be read-only.
     stats : BatchStats or (mean, var, count)
         Of the batch, or merged from its parts. Count 0 changes nothing.
@@ -369,13 +370,13 @@ def fold_batch_norm(
 
     Parameters
     ----------
-    conv_weight : array of rank 2 or more, float32 or float64
+    conv_weight : array of rank 2 or more, float32, float64, float16 or bfloat16
         Linear (out, in) and convolution (out, in / groups, ...): out_axis=0. Transposed convolution
         (in, out / groups, ...): out_axis=1. Output channels last: out_axis=-1.
     conv_bias : array of shape (C,) or None
         The layer's bias; C is the number of output channels, of all groups together.
-    running_mean, running_var : array of shape (C,), float32 or float64
-    weight, bias : array of shape (C,), float32 or float64, optional
+    running_mean, running_var : array of shape (C,), float32, float64 or conv_weight's dtype
+    weight, bias : array of shape (C,), float32, float64 or conv_weight's dtype, optional
         gamma and beta.
     eps : float
         At least 0.

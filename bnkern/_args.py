@@ -28,8 +28,8 @@ class DType(NamedTuple):
 DTYPES = {
     "float32": DType(4, True),
     "float64": DType(8, True),
-    "float16": DType(2, False),
-    "bfloat16": DType(2, False),
+    "float16": DType(2, True),
+    "bfloat16": DType(2, True),
 }
 READY = tuple(name for name, d in DTYPES.items() if d.ready)
 PER_CHANNEL = ("float32", "float64")  # weight, bias, statistics: these, or x's own

@@ -15,7 +15,7 @@ import bnkern._cpu as _cpu
 from bnkern._args import namespace, native, widest
 from bnkern._types import Array, BatchStats
 
-_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+_FLOAT32 = np.dtype(np.float32)
 
 
 def merge(parts: list[BatchStats]) -> BatchStats:
@@ -57,7 +57,7 @@ def blend(running: Array, value: Array, momentum: float) -> Array:
     wide = widest(xp, running)
     with np.errstate(all="ignore"):  # what is too large for a float32 buffer is Inf there, silently
         new = (1.0 - momentum) * xp.astype(running, wide) + momentum * xp.astype(value, wide)
-        return xp.astype(new, running.dtype)
+        return _as(new, running.dtype)
 
 
 def update(
@@ -79,7 +79,6 @@ def narrowed(dtype: Any, *vectors: Array | None) -> list[Array | None]:
 
 
 def _as(v: Array, dtype: Any) -> Array:
-    if type(v) is np.ndarray and dtype is _FLOAT32 and v.dtype is _FLOAT64:
-        return _cpu.narrow(v)
-    with np.errstate(all="ignore"):
-        return v.astype(dtype) if isinstance(v, np.ndarray) else namespace(v).astype(v, dtype)
+    if isinstance(v, np.ndarray):
+        return _cpu.narrow(v, np.dtype(dtype))
+    return namespace(v).astype(v, dtype)

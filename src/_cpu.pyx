@@ -9,6 +9,7 @@ import os
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_Occurred
+from cpython.ref cimport Py_INCREF
 from cython.parallel cimport prange
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
@@ -26,6 +27,8 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
 
 cdef extern from "numpy/arrayobject.h":
+    enum:
+        NPY_USERDEF
     object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void *dtype, int subok)
 
 
@@ -34,8 +37,8 @@ cdef extern from "numpy/arrayobject.h":
 cdef int chosen_level = -1
 cdef int64_t cache_bytes = bn_cache_bytes()  # asked once: in a virtual machine each CPUID costs microseconds
 cdef int64_t stream_bytes = bn_stream_bytes()
-cdef const bn_kernels *table_f32 = NULL
-cdef const bn_kernels *table_f64 = NULL
+cdef const bn_kernels *tables[BN_NTYPE]
+cdef int bfloat16_number = -1  # of ml_dtypes.bfloat16 among NumPy's types, once it was seen
 
 
 def levels():
@@ -66,7 +69,7 @@ cdef extern from *:
 
 def _choose_level():
     """The highest level, or the one that BNKERN_CPU names."""
-    global chosen_level, table_f32, table_f64
+    global chosen_level
     wanted = os.environ.get("BNKERN_CPU", "")
     built = [bn_level_name(i).decode() for i in range(bn_level_count())]
     found = levels()
@@ -77,8 +80,10 @@ def _choose_level():
     if wanted and wanted not in found:
         raise ImportError(f"BNKERN_CPU: expected a level that this processor has ({', '.join(found)}), got {wanted!r}")
     chosen_level = built.index(wanted or found[len(found) - 1])
-    table_f32 = bn_table("f32", chosen_level)
-    table_f64 = bn_table("f64", chosen_level)
+    tables[BN_F32] = bn_table("f32", chosen_level)
+    tables[BN_F64] = bn_table("f64", chosen_level)
+    tables[BN_F16] = bn_table("f16", chosen_level)
+    tables[BN_BF16] = bn_table("bf16", chosen_level)
 
 
 _choose_level()
@@ -90,13 +95,22 @@ include "drive.pxi"
 
 # ---- from Python objects to a Job -------------------------------------------------------------------------------
 
-cdef const bn_kernels *table_of(cnp.ndarray x) except NULL:
-    cdef int kind = cnp.PyArray_TYPE(x)
-    if kind == cnp.NPY_FLOAT32:
-        return table_f32
-    if kind == cnp.NPY_FLOAT64:
-        return table_f64
-    raise TypeError(f"x: expected float32 or float64, got {x.dtype}")
+cdef int type_of(cnp.ndarray a, str name) except -1:
+    """BN_F32 and so on. uint16 stands for the bits of a bfloat16, which NumPy alone does not know."""
+    global bfloat16_number
+    cdef int number = cnp.PyArray_TYPE(a)
+    if number == cnp.NPY_FLOAT32:
+        return BN_F32
+    if number == cnp.NPY_FLOAT64:
+        return BN_F64
+    if number == cnp.NPY_FLOAT16:
+        return BN_F16
+    if number == cnp.NPY_UINT16 or number == bfloat16_number:
+        return BN_BF16
+    if number >= NPY_USERDEF and a.dtype.type.__name__ == "bfloat16":
+        bfloat16_number = number
+        return BN_BF16
+    raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {a.dtype}")
 
 
 cdef bint plain(cnp.ndarray a):
@@ -131,7 +145,7 @@ cdef class Call:
         a = array
         if self.count == 0:
             self.first = a
-            self.job.kernels = table_of(a)
+            self.job.kernels = tables[type_of(a, name)]
             if not -a.ndim <= self.axis < a.ndim:
                 raise ValueError(f"axis: expected a channel axis of {a.ndim} axes, got {self.axis}")
             if self.axis < 0:  # C's remainder would stay negative
@@ -164,22 +178,14 @@ cdef class Call:
         return a
 
     cdef int vector(self, object given, bn_vector *v, str name) except -1:
-        """One number per channel: read in place in float32 and float64, else through a float64 copy."""
+        """One number per channel, read in place unless its bytes are swapped."""
         cdef cnp.ndarray a
         if given is None:
             return 0
-        if not isinstance(given, cnp.ndarray):
-            raise TypeError(f"{name}: expected a NumPy array, got {type(given).__name__}")
-        a = given
-        if a.ndim != 1 or a.shape[0] != self.first.shape[self.axis]:
+        a = vector_of(given, name)
+        if a.shape[0] != self.first.shape[self.axis]:
             raise ValueError(f"{name}: expected shape ({self.first.shape[self.axis]},), got {given.shape}")
-        if not (plain(a) and cnp.PyArray_TYPE(a) in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)):
-            if given.dtype.kind != "f" and given.dtype.name != "bfloat16":
-                raise TypeError(f"{name}: expected a real floating dtype, got {given.dtype}")
-            a = cnp.PyArray_FROMANY(given, cnp.NPY_FLOAT64, 1, 1, cnp.NPY_ARRAY_CARRAY | cnp.NPY_ARRAY_FORCECAST)
-        v.data = a.data
-        v.stride = a.strides[0]
-        v.is_double = cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT64
+        view_vector(a, v, name)
         self.keep.append(a)
         return 0
 
@@ -343,48 +349,62 @@ def backward(dy, x, y, out, out2, mean, var, weight, bias, double count, bint fr
     return dx, sum_dy, sum_dy_xhat, dresidual
 
 
+cdef cnp.ndarray vector_of(object given, str name):
+    """A 1-D array in native byte order: the one given, if it is."""
+    cdef cnp.ndarray a
+    if not isinstance(given, cnp.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(given).__name__}")
+    a = given
+    if a.ndim != 1:
+        raise ValueError(f"{name}: expected a vector, got shape {given.shape}")
+    return a if cnp.PyArray_ISNOTSWAPPED(a) else given.astype(given.dtype.newbyteorder("="))
+
+
+cdef int view_vector(cnp.ndarray a, bn_vector *v, str name) except -1:
+    v.type = type_of(a, name)
+    v.data = a.data
+    v.stride = a.strides[0]
+    return 0
+
+
 def blend(running, value, double momentum, double scale):
-    """running = (1 - momentum) * running + momentum * (value * scale) in float64, in place; False: does not fit."""
-    cdef cnp.ndarray r, v
+    """running = (1 - momentum) * running + momentum * (value * scale) in float64, in place; False: bytes swapped."""
+    cdef cnp.ndarray value_array
+    cdef bn_vector r, v
     cdef int64_t c
-    cdef double new
-    if not (isinstance(running, cnp.ndarray) and isinstance(value, cnp.ndarray)):
-        raise TypeError(f"running: expected NumPy arrays, got {type(running).__name__} and {type(value).__name__}")
-    r, v = running, value
-    if r.ndim != 1 or v.ndim != 1 or r.shape[0] != v.shape[0]:
-        raise ValueError(f"running: expected the shape of value, {value.shape}, got {running.shape}")
-    if not cnp.PyArray_ISWRITEABLE(r):
-        raise ValueError("running: expected a writeable array, got a read-only one; see bnkern.update_running")
-    if cnp.PyArray_TYPE(v) != cnp.NPY_FLOAT64 or not plain(v) or not plain(r):
+    if not isinstance(running, cnp.ndarray) or vector_of(running, "running") is not running:
         return False
-    if cnp.PyArray_TYPE(r) == cnp.NPY_FLOAT64:
-        for c in range(r.shape[0]):
-            new = momentum * ((<double *> (v.data + c * v.strides[0]))[0] * scale)
-            (<double *> (r.data + c * r.strides[0]))[0] = (
-                (1.0 - momentum) * (<double *> (r.data + c * r.strides[0]))[0] + new)
-        return True
-    if cnp.PyArray_TYPE(r) == cnp.NPY_FLOAT32:
-        for c in range(r.shape[0]):
-            new = momentum * ((<double *> (v.data + c * v.strides[0]))[0] * scale)
-            (<float *> (r.data + c * r.strides[0]))[0] = <float> (
-                (1.0 - momentum) * <double> (<float *> (r.data + c * r.strides[0]))[0] + new)
-        return True
-    return False
+    value_array = vector_of(value, "value")
+    if (<cnp.ndarray> running).shape[0] != value_array.shape[0]:
+        raise ValueError(f"running: expected the shape of value, {value.shape}, got {running.shape}")
+    if not cnp.PyArray_ISWRITEABLE(running):
+        raise ValueError("running: expected a writeable array, got a read-only one; see bnkern.update_running")
+    view_vector(running, &r, "running")
+    view_vector(value_array, &v, "value")
+    for c in range(value_array.shape[0]):
+        bn_put(&r, c, (1.0 - momentum) * bn_get(&r, c, 0.0) + momentum * (bn_get(&v, c, 0.0) * scale))
+    return True
 
 
-def narrow(value):
-    """A float64 vector in float32, without a warning where that is infinite."""
-    cdef cnp.ndarray v, to
+def narrow(value, dtype):
+    """A vector in another dtype, rounded once, without a warning where that is infinite."""
+    cdef cnp.ndarray value_array = vector_of(value, "value")
+    cdef bn_vector v, to
     cdef int64_t c
-    if not isinstance(value, cnp.ndarray):
-        raise TypeError(f"value: expected a NumPy array, got {type(value).__name__}")
-    v = value
-    if v.ndim != 1 or cnp.PyArray_TYPE(v) != cnp.NPY_FLOAT64 or not plain(v):
-        raise TypeError(f"value: expected a vector of float64, got {value.dtype} of shape {value.shape}")
-    to = cnp.PyArray_EMPTY(1, v.shape, cnp.NPY_FLOAT32, 0)
-    for c in range(v.shape[0]):
-        (<float *> to.data)[c] = <float> (<double *> (v.data + c * v.strides[0]))[0]
-    return to
+    result = PyArray_NewLikeArray(value_array, cnp.NPY_CORDER, take_descr(dtype), 0)
+    view_vector(value_array, &v, "value")
+    view_vector(result, &to, "dtype")
+    for c in range(value_array.shape[0]):
+        bn_put(&to, c, bn_get(&v, c, 0.0))
+    return result
+
+
+cdef void *take_descr(object dtype) except NULL:
+    """A reference of its own to a dtype, for functions of NumPy's C API that keep it."""
+    if not isinstance(dtype, cnp.dtype):
+        raise TypeError(f"dtype: expected a NumPy dtype, got {dtype!r}")
+    Py_INCREF(dtype)
+    return <void *> dtype
 
 
 cdef object required(object value, str name):

@@ -61,6 +61,11 @@ cdef extern from "bn.h" nogil:
 
 cdef extern from "view.h" nogil:
     enum:
+        BN_F32
+        BN_F64
+        BN_F16
+        BN_BF16
+        BN_NTYPE
         BN_MAXDIM
         BN_MAXOPERAND
         BN_NONE
@@ -79,9 +84,9 @@ cdef extern from "view.h" nogil:
         int64_t stride[BN_MAXDIM]
 
     ctypedef struct bn_vector:
-        const char *data
+        char *data
         int64_t stride
-        int is_double
+        int type
 
     bint bn_collapse(bn_shape *, int, const int64_t *, int, int, bn_operand **, const int64_t **, int)
     int bn_layout(const bn_shape *, bn_operand **, int)
@@ -90,6 +95,7 @@ cdef extern from "view.h" nogil:
     void bn_sub_blocks(const bn_shape *, const bn_operand *, int64_t c, int64_t i, int64_t n, int64_t sub,
                        const void **, char *)
     double bn_get(const bn_vector *, int64_t, double)
+    void bn_put(const bn_vector *, int64_t, double)
     int64_t bn_cache_bytes()
     int64_t bn_stream_bytes()
     double bn_now()

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "bn.h"
+#include "half.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -33,6 +34,12 @@ typedef double T;
 typedef double A;
 typedef int64_t I;
 #define ARITH_BYTES 8
+#elif defined(BN_DTYPE_F16) || defined(BN_DTYPE_BF16)
+typedef uint16_t T; /* the bits */
+typedef float A;
+typedef int32_t I;
+#define ARITH_BYTES 4
+#define IN_HALF
 #else
 #error "no storage type chosen"
 #endif
@@ -91,6 +98,12 @@ INLINE vec load_a(const A *p)
 
 INLINE void store_a(A *p, vec v) { memcpy(p, &v, sizeof v); }
 
+/* --- between memory (T) and registers (A) --- */
+
+#define STORE_BYTES (W * (int)sizeof(T)) /* of one vector in memory */
+#ifdef IN_HALF
+#include "vec_half.h"
+#else
 INLINE vec load(const T *p) { return load_a(p); }
 INLINE half load_half(const T *p)
 {
@@ -100,7 +113,6 @@ INLINE half load_half(const T *p)
 }
 INLINE void store(T *p, vec v) { store_a(p, v); }
 INLINE A get(const T *p) { return *p; }
-#define STORE_BYTES BN_VECTOR_BYTES
 
 /* A store past the caches; p is aligned to STORE_BYTES. The driver fences (bn_store_fence). */
 INLINE void stream(T *p, vec v)
@@ -116,15 +128,6 @@ INLINE void stream(T *p, vec v)
 #endif
 }
 
-/* Lanes 0 .. n-1 of a, the others of b. */
-INLINE vec first_lanes(vec a, vec b, int64_t n)
-{
-    ivec lane;
-    for (int i = 0; i < W; i++) lane[i] = i;
-    const ivec take = lane < (ivec){0} + (I)n;
-    return (vec)(((ivec)a & take) | ((ivec)b & ~take));
-}
-
 /* Lanes lo .. hi-1 of v to p + lo .. p + hi-1. */
 INLINE void store_lanes(T *p, vec v, int lo, int hi)
 {
@@ -137,6 +140,18 @@ INLINE void store_lanes(T *p, vec v, int lo, int hi)
     store(all, v);
     for (int i = lo; i < hi; i++) p[i] = all[i];
 #endif
+}
+#endif
+
+/* --- in registers --- */
+
+/* Lanes 0 .. n-1 of a, the others of b. */
+INLINE vec first_lanes(vec a, vec b, int64_t n)
+{
+    ivec lane;
+    for (int i = 0; i < W; i++) lane[i] = i;
+    const ivec take = lane < (ivec){0} + (I)n;
+    return (vec)(((ivec)a & take) | ((ivec)b & ~take));
 }
 
 /* g where not (z <= 0), else 0: ReLU of z for g = z, ReLU's gradient for g = dy. A NaN z lets g pass. */

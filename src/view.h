@@ -5,9 +5,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "half.h"
+
 #define BN_MAXDIM 8
 #define BN_MAXOPERAND 5
 
+enum { BN_F32, BN_F64, BN_F16, BN_BF16, BN_NTYPE };
 enum { BN_NONE, BN_CHANNELS_FIRST, BN_CHANNELS_LAST };
 
 typedef struct bn_shape {
@@ -24,9 +27,9 @@ typedef struct bn_operand {
 
 /* A vector of one number for each channel, as the user gave it. */
 typedef struct bn_vector {
-    const char *data; /* NULL: not given */
-    int64_t stride;   /* bytes */
-    int is_double;
+    char *data;     /* NULL: not given; in any alignment */
+    int64_t stride; /* bytes */
+    int type;
 } bn_vector;
 
 /* Collapse the axes other than `axis` that are adjacent in every operand. 0 when too many are left. */
@@ -48,17 +51,33 @@ void bn_sub_blocks(const bn_shape *shape, const bn_operand *operand, int64_t c, 
 /* Steps of element i's run: elements from i on that lie at equal distance (the rest of the last axis), at most `most`. */
 int64_t bn_run(const bn_shape *shape, int64_t i, int64_t most);
 
+/* Entry c as a float64; `missing` where there is no vector. */
 static inline double bn_get(const bn_vector *v, int64_t c, double missing)
 {
     if (!v->data) return missing;
+    const char *p = v->data + c * v->stride;
     double d;
     float f;
-    if (v->is_double) {
-        memcpy(&d, v->data + c * v->stride, sizeof d);
-        return d;
+    uint16_t h;
+    switch (v->type) {
+    case BN_F64: return memcpy(&d, p, sizeof d), d;
+    case BN_F32: return memcpy(&f, p, sizeof f), (double)f;
+    case BN_F16: return memcpy(&h, p, sizeof h), (double)bn_from_f16(h);
+    default: return memcpy(&h, p, sizeof h), (double)bn_from_bf16(h);
     }
-    memcpy(&f, v->data + c * v->stride, sizeof f);
-    return (double)f;
+}
+
+/* Sets entry c, rounded once. */
+static inline void bn_put(const bn_vector *v, int64_t c, double value)
+{
+    char *p = v->data + c * v->stride;
+    float f = (float)value;
+    uint16_t h = v->type == BN_F16 ? bn_to_f16(bn_to_odd(value)) : bn_to_bf16(bn_to_odd(value));
+    switch (v->type) {
+    case BN_F64: memcpy(p, &value, sizeof value); break;
+    case BN_F32: memcpy(p, &f, sizeof f); break;
+    default: memcpy(p, &h, sizeof h);
+    }
 }
 
 /* Bytes of the second-level cache of one core, kept within what is believable. */

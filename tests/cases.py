@@ -6,13 +6,16 @@ Plain module without pytest, so that a fresh process can import it too (`print(c
 import hashlib
 from dataclasses import dataclass, replace
 
+import ml_dtypes  # noqa: F401  # makes np.dtype("bfloat16") known
 import numpy as np
 
 import bnkern
 
 # Around every power of two a vector, a row of lanes or a block may have.
 SIZES = [1, 2, 3, 7, 15, 16, 17, 31, 33, 63, 64, 65, 127, 255, 256, 257, 2047, 2048, 2049, 4097]
-DTYPES = ["float32", "float64"]
+WIDE = ["float32", "float64"]
+DTYPES = [*WIDE, "float16", "bfloat16"]
+PAIRS = [(x, v) for x in DTYPES for v in dict.fromkeys([*WIDE, x])]  # of x and of what is per channel
 
 # (shape, axis): both layout paths, every kind of split over threads, and sizes that leave a rest everywhere.
 SMALL = [

@@ -13,20 +13,32 @@ units, whatever cancels.
 max(1, .) says that the mean may be wrong by a unit of the standard deviation. float32 is promised 4 units
 (issue 2, point 4): sums and statistics have float64 to be kept in. float64 has nothing wider, so its sums
 cost units too, and 8 are allowed; and its mean is one float64 (float32's is carried in two floats), so
-|mean| / std joins the 1.
+|mean| / std joins the 1. The 16-bit types are computed in float32 and rounded once at the end: half a unit, and
+4 units of float32, which are 0.0005 of one of float16.
 """
 
 import numpy as np
 import oracle
 
-UNITS = {"float32": 4, "float64": 8}
+UNITS = {"float32": 4, "float64": 8, "float16": 0.501, "bfloat16": 0.501}
+FORMATS = {"float64": (53, -1022), "float32": (24, -126), "float16": (11, -14), "bfloat16": (8, -126)}
 LD = np.longdouble
 
 
 def spacing(scale, dtype):
     """One unit in the last place of `scale`, in `dtype`, never below the smallest normal number's."""
-    scale = np.maximum(np.abs(scale), np.finfo(dtype).tiny)
-    return np.spacing(scale.astype(dtype)).astype(LD)
+    digits, lowest = FORMATS[np.dtype(dtype).name]
+    _, exponent = np.frexp(np.asarray(scale, LD))  # of scale / 2
+    return np.ldexp(LD(1), np.maximum(exponent - 1, lowest) - (digits - 1))
+
+
+def coarser(*dtypes):
+    """The one of fewer digits, in which a result can be exact at best; 16-bit x is computed in float32."""
+    return min(dtypes, key=lambda dtype: FORMATS[np.dtype(dtype).name][0])
+
+
+def arithmetic(dtype):
+    return max(np.dtype(np.float32), np.dtype(dtype), key=lambda d: d.itemsize)
 
 
 def units(actual, expected, scale, dtype=None):

@@ -11,7 +11,7 @@ import cases
 import numpy as np
 import oracle
 import pytest
-from compare import LD, UNITS, grad_scales, units, y_scale
+from compare import FORMATS, LD, UNITS, grad_scales, units, y_scale
 
 import bnkern
 
@@ -54,6 +54,8 @@ LADDER = {
     **{f"scale {v:g}": scaled(v) for v in (1e-30, 1e20, 3e30)},
     **{f"outlier 1e6 {where}": with_outlier(where) for where in ("first", "middle", "last")},
 }
+BEYOND_FLOAT16 = {"offset 1e+06", "offset -300000", "scale 1e+20", "scale 3e+30"} | {n for n in LADDER if "1e6" in n}
+RUNGS = [(r, d) for r in LADDER for d in cases.DTYPES if d != "float16" or r not in BEYOND_FLOAT16]
 GRADIENTS = {
     "normal dy": lambda shape, axis: normal(shape, axis, seed=1),
     "dy 0.1": lambda shape, axis: np.full(
@@ -89,8 +91,7 @@ def measure(x, dy, axis):
     }
 
 
-@pytest.mark.parametrize("dtype", cases.DTYPES)
-@pytest.mark.parametrize("rung", LADDER)
+@pytest.mark.parametrize(("rung", "dtype"), RUNGS)
 @pytest.mark.parametrize("layout", SHAPES)
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_ladder(layout, rung, gradient, dtype):
@@ -116,6 +117,7 @@ def test_float64_statistics_of_float32_input_keep_the_offset(layout, value):
 
 # ---------------------------------------------------------------- constant channels
 
+LARGEST = {"float32": 1e30, "float64": 1e150, "float16": 2e4, "bfloat16": 1e30}
 CONSTANTS = [0.0, 0.1, 1234.567, 1e7, -3e30, 1e-40, -0.3]
 COUNTS = [
     ((3, 4, 7, 7), 1),
@@ -131,7 +133,7 @@ COUNTS = [
 @pytest.mark.parametrize("value", CONSTANTS)
 @pytest.mark.parametrize(("shape", "axis"), COUNTS, ids=cases.label)
 def test_constant_channel_gives_exactly_bias(shape, axis, value, dtype):
-    x = np.full(shape, value, dtype)
+    x = np.full(shape, np.clip(value, -3 * LARGEST[dtype], 3 * LARGEST[dtype]), dtype)
     channels = shape[axis]
     weight, bias = np.linspace(-2, 3, channels).astype(dtype), np.linspace(0.1, 1, channels).astype(dtype)
     y, stats = bnkern.batch_norm_train(x, weight, bias, axis=axis)
@@ -146,7 +148,7 @@ def test_constant_channel_gives_exactly_bias(shape, axis, value, dtype):
 @pytest.mark.parametrize("axis", [1, -1])
 def test_constant_channel_among_others(axis, value, dtype):
     case = cases.make((5, 9, 11, 9), axis, dtype)
-    np.moveaxis(case.x, axis, 0)[4] = value
+    np.moveaxis(case.x, axis, 0)[4] = min(value, LARGEST[dtype])
     y, stats = bnkern.batch_norm_train(case.x, case.weight, case.bias, axis=axis)
     assert stats.var[4] == 0
     assert np.all(np.delete(stats.var, 4) > 0)
@@ -172,16 +174,18 @@ def test_gradients_of_a_constant_channel(shape, axis, dtype):
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("layout", SHAPES)
 def test_the_largest_numbers_stay_finite(layout, dtype):
-    """Values whose squares overflow x's dtype: |x| up to 1e30 in float32 is promised, to 1e150 in float64
-    asked for.
+    """Values whose squares overflow x's dtype: |x| up to 1e30 in float32 is promised, to 1e150 in float64 asked for;
+    in float16 all there is.
     """
     shape, axis = SHAPES[layout]
-    x = (normal(shape, axis).clip(-3, 3) * (1e30 if dtype == "float32" else 1e150)).astype(dtype)
+    x = (normal(shape, axis).clip(-3, 3) * LARGEST[dtype]).astype(dtype)
     y, stats = bnkern.batch_norm_train(x, axis=axis)
     assert np.isfinite(y).all()
     assert np.isfinite(stats.var).all()
     np.testing.assert_allclose(
-        np.square(y.astype(float)).mean(tuple(np.delete(range(x.ndim), axis))), 1, rtol=1e-5
+        np.square(y.astype(float)).mean(tuple(np.delete(range(x.ndim), axis))),
+        1,
+        rtol=max(1e-5, 2 * 2.0 ** -FORMATS[dtype][0]),  # y is rounded by half a unit, and squared
     )
 
 
@@ -235,7 +239,7 @@ def test_relu_backward_lets_dy_pass_where_the_output_is_nan(axis):
 
 if __name__ == "__main__":
     print(f"{'input':24}{'dtype':9}" + "".join(f"{name:>9}" for name in ("y", "dx", "dweight", "dbias")))
-    for dtype, rung in itertools.product(cases.DTYPES, LADDER):
+    for rung, dtype in sorted(RUNGS, key=lambda pair: cases.DTYPES.index(pair[1])):
         worst: dict[str, float] = {}
         for (shape, axis), gradient in itertools.product(SHAPES.values(), GRADIENTS.values()):
             lost = measure(LADDER[rung](shape, axis).astype(dtype), gradient(shape, axis).astype(dtype), axis)

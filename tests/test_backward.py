@@ -6,7 +6,7 @@ import cases
 import numpy as np
 import oracle
 import pytest
-from compare import LD, assert_close, grad_scales, same_bits
+from compare import LD, arithmetic, assert_close, coarser, grad_scales, same_bits
 from test_forward import EVERY_AXIS, SIZED
 
 import bnkern
@@ -38,12 +38,12 @@ def check(case, *, weight=None, bias=None, relu=False, residual=None, frozen=Fal
     dx, dweight, dbias = grad_scales(want.dresidual, x, mean, var, weight, axis, eps, frozen)
 
     assert grads.dx.dtype == x.dtype
-    of_vectors = next(v for v in (weight, bias, x) if v is not None).dtype
+    of_vectors = next((v.dtype for v in (weight, bias) if v is not None), arithmetic(x.dtype))
     assert grads.dweight.dtype == grads.dbias.dtype == of_vectors
     assert_close(grads.dx, want.dx, dx, "dx")
-    coarser = max(x.dtype, of_vectors, key=lambda dtype: np.finfo(dtype).eps)
-    assert_close(grads.dweight, want.dweight, dweight, "dweight", dtype=coarser)
-    assert_close(grads.dbias, want.dbias, dbias, "dbias", dtype=coarser)
+    reachable = coarser(arithmetic(x.dtype), of_vectors)
+    assert_close(grads.dweight, want.dweight, dweight, "dweight", dtype=reachable)
+    assert_close(grads.dbias, want.dbias, dbias, "dbias", dtype=reachable)
     if "residual" in needs:
         assert np.array_equal(grads.dresidual, want.dresidual.astype(x.dtype))
     return grads

@@ -19,9 +19,9 @@ def read_only(a):
 
 
 def memory_map(a, tmp_path):
-    path = tmp_path / f"{id(a)}.npy"
-    np.save(path, a)
-    return np.load(path, mmap_mode="r")
+    path = tmp_path / str(id(a))
+    path.write_bytes(a.tobytes())
+    return np.memmap(path, a.dtype, "r", shape=a.shape)
 
 
 def misaligned(a):
@@ -61,6 +61,8 @@ ODD = {
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_memory_gives_the_same_bits(odd, shape, axis, dtype, which, tmp_path):
     case = cases.make(shape, axis, dtype)
+    if dtype == "bfloat16" and odd.startswith("byte-swapped"):
+        pytest.skip(f"NumPy has no byte-swapped {dtype}")
     move = {
         name: ODD[odd](getattr(case, name), tmp_path)
         for name in ("x", "dy", "residual")
