@@ -74,7 +74,7 @@ class Torch(Numpy):
         import torch
 
         if a.dtype.name == "bfloat16":
-            return torch.from_numpy(a.view(np.int16).copy()).view(torch.bfloat16)
+            return torch.from_numpy(a.view(np.int16).copy()).view(torch.bfloat16).to(self.device)
         return torch.from_numpy(a.copy()).to(self.device)
 
     def back(self, a):

@@ -5,7 +5,7 @@ import numpy as np
 import oracle
 import pytest
 from backends import Backend, need
-from compare import LD, assert_close, grad_scales, same_bits, y_scale
+from compare import LD, assert_close, grad_scales, same_bits, spacing, y_scale
 
 import bnkern
 from bnkern._args import READY
@@ -82,7 +82,7 @@ def test_every_function(backend, shape, axis, dtype):
             assert same_bits(actual, expected), name
         else:
             terms = case.x.size / case.channels if expected.ndim == 1 else 1  # of about 1, that may cancel
-            unit = np.spacing(np.maximum(np.abs(expected).max(), terms).astype(dtype))
+            unit = spacing(np.maximum(np.abs(expected.astype(float)).max(), terms), dtype)
             assert np.abs(actual.astype(float) - expected.astype(float)).max() <= 8 * unit, name
 
 

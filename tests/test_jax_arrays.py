@@ -30,8 +30,8 @@ def test_lent_without_a_copy(dtype):
         assert lent.ctypes.data == x.unsafe_buffer_pointer()
         assert not lent.flags.writeable
         result = cases.place(np.ones((4, 5, 3), dtype), 0)
-        assert adapter._give(result, x, None).unsafe_buffer_pointer() == result.ctypes.data
-        elsewhere = adapter._give(cases.place(np.ones((4, 5, 3), dtype), 16), x, None)  # no cache line's start: copied
+        assert adapter._give(result, x).unsafe_buffer_pointer() == result.ctypes.data
+        elsewhere = adapter._give(cases.place(np.ones((4, 5, 3), dtype), 16), x)  # no cache line's start: copied
         assert elsewhere.sum() == 60
 
 

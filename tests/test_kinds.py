@@ -22,7 +22,7 @@ def test_a_kind_is_refused_or_goes_to_backends_in_their_order(row):
 
 def test_every_backend_serves_a_kind_and_has_every_function():
     assert {name for row in (*KINDS.values(), OTHER) for name in row.backends} == set(BACKENDS)
-    assert len(PROTOCOL) == 8
+    assert len(PROTOCOL) == 9
     for name in BACKENDS:
         module = _dispatch._backend(name)
         assert [function for function in PROTOCOL if not callable(getattr(module, function, None))] == []

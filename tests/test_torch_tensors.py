@@ -3,6 +3,7 @@
 import warnings
 
 import cases
+import numpy as np
 import pytest
 from backends import Backend, of_framework
 from compare import same_bits
@@ -12,6 +13,7 @@ import bnkern
 from bnkern._args import widest
 from bnkern._check import problem
 from bnkern.backends import generic
+from bnkern.backends import torch as adapter
 
 torch = of_framework("torch")
 
@@ -40,6 +42,30 @@ def test_nothing_is_copied():
     bnkern.batch_norm_train(x, out=out)
     bnkern.batch_norm_train(x.permute(0, 2, 3, 1), axis=-1, out=out.permute(0, 2, 3, 1))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
+
+
+def test_bfloat16_is_lent_as_its_bits():
+    """No package is needed for it: the tensor's memory as uint16, in whatever strides, and back."""
+    t = torch.randn(4, 6, 5).to(torch.bfloat16)[:, ::2].transpose(0, 2)
+    lent = adapter._lend(t)
+    assert lent.dtype == np.uint16
+    assert lent.ctypes.data == t.data_ptr()
+    assert lent.strides == tuple(2 * s for s in t.stride())
+    back = adapter._give(lent, t)
+    assert back.dtype is torch.bfloat16
+    assert back.data_ptr() == t.data_ptr()
+    assert torch.equal(back, t)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sums_are_rounded_once(dtype):
+    """float64 to 16 bits: through float32, as PyTorch goes, what lies just above a tie would be rounded down."""
+    tie = {"float16": 1 + 2**-11, "bfloat16": 1 + 2**-8}[dtype]
+    sums, dtype = torch.tensor([tie * (1 + 2**-40), tie], dtype=torch.float64), getattr(torch, dtype)
+    got = adapter.narrow(sums, dtype)
+    assert got.dtype is dtype
+    assert got.tolist() == [2 * tie - 1, 1.0]
+    assert sums.to(dtype).tolist() != got.tolist()  # else there was nothing to take care of
 
 
 @pytest.mark.parametrize("gradient", ["contiguous", "channels last"])

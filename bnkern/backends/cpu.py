@@ -15,6 +15,7 @@ import numpy as np
 
 import bnkern._cpu as _cpu
 from bnkern._check import Problem
+from bnkern._merge import cast
 from bnkern._threads import get_num_threads
 from bnkern._types import Array
 
@@ -99,6 +100,9 @@ def backward(
         dx, *sums, dresidual = _cpu.backward(_conform(dy, model), model, _conform(y, model), None, None, *options)
         result = _deliver(dx, x, out), *sums, _in_order_of(x, dresidual)
     return result if want_dx else (None, *result[1:])
+
+
+narrow = cast
 
 
 def update_running(running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bnkern._args import namespace, native, widest
 from bnkern._check import Problem
-from bnkern._merge import blend
+from bnkern._merge import blend, cast
 from bnkern._types import Array
 
 Maybe = Array | None
@@ -110,6 +110,9 @@ def joined(reduce: Callable[..., Any], input_grad: Callable[..., Any]) -> Callab
 
 
 backward = joined(reduce, input_grad)
+
+
+narrow = cast
 
 
 def update_running(running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bnkern._check import Problem
+from bnkern._merge import cast
 from bnkern._types import Array
 from bnkern.backends import cpu
 from bnkern.backends.lent import Loan, functions
@@ -44,6 +44,11 @@ def _loan(arguments: tuple[Any, ...]) -> Loan | None:
 stats, train, inference, reduce, input_grad, backward = functions(_loan)
 
 
+def narrow(v: Array, dtype: Any) -> Array:
+    """By the kernels' conversion, which rounds once."""
+    return _give(cast(_lend(v), dtype), v) if accepts(v) is None else cast(v, dtype)
+
+
 def update_running(running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
     """Never called: `bnkern._memory.writable` has refused the buffer."""
     raise AssertionError("a JAX array cannot be written")
@@ -59,7 +64,7 @@ def _lend(a: Any) -> np.ndarray:
     return np.asarray(a) if a.dtype.name == "bfloat16" else np.from_dlpack(a)
 
 
-def _give(result: np.ndarray, like: Any, p: Problem) -> Any:
+def _give(result: np.ndarray, like: Any) -> Any:
     return sys.modules["jax"].device_put(result, like.device, may_alias=True)
 
 

@@ -23,7 +23,7 @@ class Loan(NamedTuple):
     kernels: Backend
     array: type  # what is lent; any other argument is handed on as it is
     lend: Callable[[Array], Array]  # for the kernels: the same memory, as their kind of array
-    give: Callable[[Array, Array, Problem], Array]  # result, an array like x, problem -> a new array like x
+    give: Callable[[Array, Array], Array]  # a result of theirs, an array like x -> an array of x's kind
     wrote: Callable[[Array], None]  # tells the library that an array of the user's was written
 
 
@@ -54,7 +54,7 @@ def _function(name: str, broker: Broker) -> Callable[..., Any]:
                 return None
             owner = owners.get(id(result))
             if owner is None:
-                return loan.give(result, arguments[0], p)
+                return loan.give(result, arguments[0])
             loan.wrote(owner)
             return owner
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bnkern._check import Problem
+from bnkern._args import dtype_name
+from bnkern._merge import cast
 from bnkern._types import Array
 from bnkern.backends import cpu
 from bnkern.backends.lent import Loan, functions
@@ -27,6 +28,8 @@ def accepts(x: Array) -> str | None:
         return f"no kernels for device {x.device.type!r}{_INSTALL.get(x.device.type, '')}"
     return None
 
+
+_BFLOAT16 = np.dtype(np.uint16)  # its bits, which is what the kernels take for it
 
 # What would have to be there for a device that a backend exists for.
 _INSTALL = {"cuda": ": they need CuPy (pip install cupy-cuda12x)"}
@@ -48,6 +51,14 @@ _LOANS = {"cpu": _on_cpu}
 stats, train, inference, reduce, input_grad, backward = functions(_loan)
 
 
+def narrow(v: Array, dtype: Any) -> Array:
+    """By the kernels' conversion: PyTorch's goes from float64 to 16 bits through float32, and rounds twice."""
+    if v.device.type != "cpu":
+        return cast(v, dtype)
+    name = dtype_name(dtype)
+    return _give(cast(_lend(v), _BFLOAT16 if name == "bfloat16" else np.dtype(name)), v)
+
+
 def update_running(running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
     """In place, and known to autograd as a write: a graph that saved the old values will notice."""
     loan = _loan((running,))
@@ -65,12 +76,12 @@ def _lend(t: Any) -> np.ndarray:
     if t.requires_grad:
         t = t.detach()
     torch = sys.modules["torch"]
-    return t.view(torch.int16).numpy().view(np.uint16) if t.dtype is torch.bfloat16 else t.numpy()
+    return t.view(torch.int16).numpy().view(_BFLOAT16) if t.dtype is torch.bfloat16 else t.numpy()
 
 
-def _give(result: np.ndarray, like: Any, p: Problem) -> Any:
+def _give(result: np.ndarray, like: Any) -> Any:
     torch = sys.modules["torch"]
-    if p.dtype == "bfloat16" and result.dtype.itemsize == 2:
+    if result.dtype == _BFLOAT16:
         return torch.from_numpy(result.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(result)
 
