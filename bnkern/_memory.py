@@ -57,10 +57,8 @@ def shared(a: Array | None, b: Array | None) -> bool:
         return a is not None
     if type(a) is np.ndarray and type(b) is np.ndarray and a.base is None and b.base is None:
         return False  # each owns its memory
-    if hasattr(a, "data_ptr") and hasattr(b, "data_ptr"):
-        (start, end), (other_start, other_end) = _span(a), _span(b)
-        if end <= other_start or other_end <= start:
-            return False
+    if hasattr(a, "data_ptr") and hasattr(b, "data_ptr") and not _near(a, b):
+        return False
     x, y = _shadow(a), _shadow(b)
     if x is None or y is None or not np.may_share_memory(x, y):
         return False
@@ -80,6 +78,14 @@ def same_places(a: Array, b: Array) -> bool:
     steps = [[s for s, n in zip(v.strides, v.shape, strict=True) if n > 1] for v in (x, y)]
     starts = [v.__array_interface__["data"][0] for v in (x, y)]
     return starts[0] == starts[1] and steps[0] == steps[1] and a.dtype == b.dtype
+
+
+def _near(a: Any, b: Any) -> bool:
+    """Whether two PyTorch tensors may have memory in common, by a quick look."""
+    if a.device.type not in ("cpu", "cuda"):  # elsewhere (MPS) a pointer is a handle, and says which storage it is
+        return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    (start, end), (other_start, other_end) = _span(a), _span(b)
+    return start < other_end and other_start < end
 
 
 def _span(t: Any) -> tuple[int, int]:

@@ -34,9 +34,12 @@ class Numpy:
     def dtypes(self):
         return self.kind.dtypes
 
+    @property
+    def installed(self):
+        return find_spec(self.package) is not None
+
     def missing(self):
-        """Why this kind cannot be tried here, or None."""
-        return None if find_spec(self.package) else f"{self.package} is not installed"
+        """Why this kind cannot be tried here though its library is installed, or None."""
 
     def setting(self):
         """What must hold around everything done with these arrays."""
@@ -120,11 +123,9 @@ class TorchCuda(Torch):
     same_bits = False
 
     def missing(self):
-        if super().missing() is None:
-            import torch
+        import torch
 
-            return None if torch.cuda.is_available() else "torch finds no CUDA device"
-        return super().missing()
+        return None if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
 class Jax(Numpy):
@@ -171,13 +172,14 @@ class JaxJit(Jax):
 
 
 class Dask(Numpy):
-    package = "dask"
+    package = "dask.array"
     row = "dask.array", ""
     same_bits = False
     chunks = (2, -1, 3, -1, 2, -1)
 
-    def missing(self):
-        return super().missing() or (None if find_spec("dask.array") else "dask.array is not installed")
+    @property
+    def installed(self):  # Dask without its arrays is nothing here
+        return find_spec("dask") is not None and find_spec("dask.array") is not None
 
     def setting(self):
         import dask
@@ -232,11 +234,9 @@ class Cupy(Numpy):
     same_bits = False
 
     def missing(self):
-        if super().missing() is None:
-            import cupy
+        import cupy
 
-            return None if cupy.is_available() else "CuPy finds no CUDA device"
-        return super().missing()
+        return None if cupy.is_available() else "CuPy finds no CUDA device"
 
     def make(self, a):
         import cupy
@@ -278,11 +278,7 @@ def refuse_to_compute(*args, **kwargs):
     raise AssertionError("something was computed that should have stayed lazy")
 
 
-def need(backend):
-    """Skips by name what is not here; counted under the kind's name either way."""
-    reason = backend.missing()
-    if reason:
-        pytest.skip(f"{backend}: {reason}")
+INSTALLED = [backend for backend in Backend if backend.installed]
 
 
 def of_framework(name):

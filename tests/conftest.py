@@ -24,7 +24,7 @@ except ImportError as error:
     ) from error
 
 import support  # noqa: E402
-from backends import Backend, need  # noqa: E402
+from backends import INSTALLED, Backend  # noqa: E402
 
 # Deterministic by default; HYPOTHESIS_PROFILE=explore draws new examples each time, and many more.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=200)
@@ -52,11 +52,13 @@ def level(request):
     return request.param
 
 
-@pytest.fixture(params=Backend, ids=str)
+@pytest.fixture(params=INSTALLED, ids=str)
 def backend(request):
-    """Each kind of array, in the setting it needs; skipped by name where its library is missing."""
+    """Each kind of array whose library is installed, in the setting it needs; skipped by name without its device."""
     request.node.user_properties.append(("backend", str(request.param)))
-    need(request.param)
+    reason = request.param.missing()
+    if reason:
+        pytest.skip(f"{request.param}: {reason}")
     with request.param.setting():
         yield request.param
 
@@ -72,9 +74,11 @@ def pytest_terminal_summary(terminalreporter):
                 of_kind[outcome] = of_kind.get(outcome, 0) + 1
     if counts:
         terminalreporter.section("tests per kind of array")
-        for name in filter(counts.get, map(str, Backend)):
-            told = ", ".join(f"{n} {outcome}" for outcome, n in counts[name].items())
-            terminalreporter.write_line(f"{name:<20} {told}")
+        for kind in Backend:
+            told = ", ".join(f"{n} {outcome}" for outcome, n in counts.get(str(kind), {}).items())
+            if not kind.installed:
+                told = f"not tried: {kind.package} is not installed"
+            terminalreporter.write_line(f"{kind!s:<20} {told or '-'}")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import cases
 import numpy as np
 import oracle
 import pytest
-from backends import Backend, need
+from backends import INSTALLED, Backend
 from compare import LD, assert_close, grad_scales, same_bits, spacing, y_scale
 
 import bnkern
@@ -201,12 +201,14 @@ def test_nothing_leaves_its_device(backend, monkeypatch):
     backend.run(every_function(1), given)
 
 
-@pytest.mark.parametrize("other", [Backend.NUMPY, Backend.TORCH, Backend.JAX, Backend.DASK, Backend.STRICT], ids=str)
+OTHERS = [b for b in (Backend.NUMPY, Backend.TORCH, Backend.JAX, Backend.DASK, Backend.STRICT) if b.installed]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=str)
 def test_mixed_kinds(backend, other):
     """One TypeError that names both, whichever argument it is; nothing is converted."""
     if other.row == backend.row or (other.package == backend.package and other is not Backend.NUMPY):
         pytest.skip(f"{backend} and {other} are one library")
-    need(other)
     case = cases.make((4, 5, 6), 1)
     _, stats = bnkern.batch_norm_train(case.x)
 
@@ -247,6 +249,13 @@ def test_wrong_shapes(backend):
 
 
 # ---------------------------------------------------------------- the suite itself
+
+
+@pytest.mark.parametrize("kind", Backend, ids=str)
+def test_the_library_is_installed(kind):
+    """What is skipped here, by name, is not in the tests above."""
+    if kind not in INSTALLED:
+        pytest.skip(f"{kind}: {kind.package} is not installed")
 
 
 def test_explain_names_the_backend_of_the_declaration(backend):

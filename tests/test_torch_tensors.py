@@ -365,6 +365,15 @@ def test_agrees_with_pytorch(case, training):
     torch.testing.assert_close(bnkern.batch_norm_backward(dy, x, stats, w, b, frozen=not training).dx, dx)
 
 
+def test_cuda_tensors_are_told_what_is_missing():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x = torch.empty(4, 5, device="cuda")
+    assert adapter.accepts(x) == "no kernels for device 'cuda': they need CuPy (pip install cupy-cuda12x)"
+    assert adapter.accepts(torch.empty(4, 5, device="meta")) == "no kernels for device 'meta'"
+
+
 def test_explain_tells_of_the_kernels(case):
     told = bnkern.explain(Backend.TORCH_CHANNELS_LAST.make(case.x))
     assert told.backend == "torch"

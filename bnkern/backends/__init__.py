@@ -2,6 +2,8 @@
 
 What a porter must know beyond the signatures:
 
+* Which kinds of array a backend is asked about stands in `bnkern._kinds.KINDS`, in which order in `_dispatch.BACKENDS`.
+  Nothing here imports a framework to look: arrays come from modules that are loaded, in sys.modules.
 * Arguments are validated (`bnkern._check`): kinds, devices, shapes and dtypes agree, axis is in range, `out`
   can be written and is exactly dy, x, y or residual, or apart from them. Strides, alignment and byte order
   are arbitrary.
