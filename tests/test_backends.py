@@ -126,9 +126,12 @@ def test_training_is_inference_with_its_statistics(backend):
 # ---------------------------------------------------------------- what is written in place
 
 
-def test_out_and_running_buffers(backend):
+@pytest.mark.parametrize("dtype", READY)
+def test_out_and_running_buffers(backend, dtype):
     """Where arrays can be written they are, to NumPy's bits; where not, the error names what to do instead."""
-    case = cases.make((4, 5, 6, 3), 1)
+    if dtype not in backend.dtypes:
+        pytest.skip(f"{backend}: no {dtype}")
+    case = cases.make((4, 5, 6, 3), 1, dtype)
     names = {"x": case.x, "w": case.weight, "mean": case.bias, "var": case.weight**2, "out": np.full_like(case.x, 7)}
     a = {name: backend.make(value) for name, value in names.items()}
 
