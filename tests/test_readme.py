@@ -37,7 +37,7 @@ def test_the_first_two_fences_are_the_two_commands():
 
 def test_the_table_of_kinds_is_the_declaration():
     """Regenerate it with: python -P -c 'from bnkern._kinds import table; print(table())'."""
-    begin, end = "<!-- bnkern/_kinds.py: table() -->\n", "\n<!-- end of table() -->"
+    begin, end = "<!-- bnkern/_kinds.py: table() -->\n\n", "\n\n<!-- end of table() -->"
     assert README.partition(begin)[2].partition(end)[0] == table()
 
 
