@@ -1,7 +1,8 @@
 """bnkern: batch normalisation (arXiv 1502.03167) as a kernel library.
 
-Plain functions on arrays: training forward, backward and inference, whole or in parts. NumPy arrays run on
-compiled kernels, arrays of other array API libraries by that standard. See `help(bnkern.batch_norm_train)` to
+Plain functions on arrays: training forward, backward and inference, whole or in parts. NumPy arrays, PyTorch
+tensors, JAX and Dask arrays in CPU memory run on compiled kernels, arrays of other array API libraries by that
+standard; what comes back is of the kind that went in. See `help(bnkern.batch_norm_train)` to
 begin.
 """
 

@@ -170,11 +170,13 @@ def batch_norm_backward(
         dresidual, wanted = dy, wanted - {"residual"}
     if not wanted:
         return BatchNormGrads(None, None, None, dresidual)
-    dx, sum_dy, sum_dy_xhat, masked = backend_for(p, x).backward(
+    backend = backend_for(p, x)
+    dx, sum_dy, sum_dy_xhat, masked = backend.backward(
         p, dy, x, mean, var, weight, bias, y, bool(frozen), p.count, wanted, out
     )
     dweight, dbias = _merge.narrowed(
         _parameter_dtype(p, x, weight, bias),
+        backend.narrow,
         sum_dy_xhat if "weight" in wanted else None,  # a backend may find one sum on the way to the other
         sum_dy if "bias" in wanted else None,
     )

@@ -16,19 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from bnkern._args import (
-    PER_CHANNEL,
-    READY,
-    describe,
-    dtype_name,
-    integer,
-    kind,
-    real,
-    same_kind,
-    same_places,
-    shared,
-    writable,
-)
+from bnkern._args import PER_CHANNEL, READY, describe, dtype_name, integer, real
+from bnkern._kinds import kind, same_kind
+from bnkern._memory import same_places, shared, writable
 from bnkern._types import Array
 
 _ndarray = np.ndarray
@@ -61,7 +51,7 @@ def _problem(shape: tuple[int, ...], dtype: Any, axis: Any, eps: Any, activation
     if len(shape) < 2:
         raise ValueError(f"x: expected at least 2 dimensions (batch and channels), got shape {tuple(shape)}")
     if not all(isinstance(n, int) for n in shape):
-        raise ValueError(f"x: expected a known shape, got {tuple(shape)}")
+        raise ValueError(f"x: expected a known shape, got {tuple(shape)} (Dask: x.compute_chunk_sizes() finds it)")
     ndim, number = len(shape), integer("axis", axis)
     if not -ndim <= number < ndim:
         expected = f"an axis of x, {-ndim} to {ndim - 1} for shape {tuple(shape)}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from bnkern._args import READY, describe, dtype_name, integer, kind, real, same_kind
+from bnkern._args import READY, describe, dtype_name, integer, real
 from bnkern._check import correction_below, factor_of, statistics, vector
+from bnkern._kinds import kind, same_kind
 from bnkern._types import BatchStats
 
 

@@ -7,6 +7,7 @@ without values are skipped, whatever their mean and var hold.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def blend(running: Array, value: Array, momentum: float) -> Array:
     wide = widest(xp, running)
     with np.errstate(all="ignore"):  # what is too large for a float32 buffer is Inf there, silently
         new = (1.0 - momentum) * xp.astype(running, wide) + momentum * xp.astype(value, wide)
-        return _as(new, running.dtype)
+        return cast(new, running.dtype)
 
 
 def update(
@@ -71,14 +72,15 @@ def update(
     return blend(running_mean, stats.mean, momentum), blend(running_var, var, momentum)
 
 
-def narrowed(dtype: Any, *vectors: Array | None) -> list[Array | None]:
-    """Vectors in the dtype of a result (in native order); values too large for it are Inf, silently."""
+def narrowed(dtype: Any, narrow: Callable[[Array, Any], Array], *vectors: Array | None) -> list[Array | None]:
+    """Vectors in the dtype of a result (in native order), by `narrow` where they are not."""
     if dtype is not _FLOAT32:  # the common case in no time
         dtype = native(dtype)
-    return [v if v is None or v.dtype is dtype or v.dtype == dtype else _as(v, dtype) for v in vectors]
+    return [v if v is None or v.dtype is dtype or v.dtype == dtype else narrow(v, dtype) for v in vectors]
 
 
-def _as(v: Array, dtype: Any) -> Array:
+def cast(v: Array, dtype: Any) -> Array:
+    """A vector in another dtype; values too large for it are Inf, silently."""
     if isinstance(v, np.ndarray):
         return _cpu.narrow(v, np.dtype(dtype))
     return namespace(v).astype(v, dtype)

@@ -24,6 +24,7 @@ except ImportError as error:
     ) from error
 
 import support  # noqa: E402
+from backends import INSTALLED, Backend  # noqa: E402
 
 # Deterministic by default; HYPOTHESIS_PROFILE=explore draws new examples each time, and many more.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=200)
@@ -49,6 +50,35 @@ def level(request):
     if request.param not in support.processor_levels():
         pytest.skip(f"this processor has no {request.param}")
     return request.param
+
+
+@pytest.fixture(params=INSTALLED, ids=str)
+def backend(request):
+    """Each kind of array whose library is installed, in the setting it needs; skipped by name without its device."""
+    request.node.user_properties.append(("backend", str(request.param)))
+    reason = request.param.missing()
+    if reason:
+        pytest.skip(f"{request.param}: {reason}")
+    with request.param.setting():
+        yield request.param
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Counts per kind of array, of the tests that run over all of them."""
+    counts = {}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            name = dict(getattr(report, "user_properties", ())).get("backend")
+            if name is not None:
+                of_kind = counts.setdefault(name, {})
+                of_kind[outcome] = of_kind.get(outcome, 0) + 1
+    if counts:
+        terminalreporter.section("tests per kind of array")
+        for kind in Backend:
+            told = ", ".join(f"{n} {outcome}" for outcome, n in counts.get(str(kind), {}).items())
+            if not kind.installed:
+                told = f"not tried: {kind.package} is not installed"
+            terminalreporter.write_line(f"{kind!s:<20} {told or '-'}")
 
 
 @pytest.fixture

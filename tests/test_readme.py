@@ -8,6 +8,8 @@ from pathlib import Path
 
 import support
 
+from bnkern._kinds import table
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -20,7 +22,7 @@ def fences(language):
 
 def test_examples_run(python):
     examples = list(fences("python"))
-    assert len(examples) == 5
+    assert len(examples) == 6
     program = ""
     for line, code in examples:
         program += "\n" * (line - program.count("\n")) + code  # so that an error tells the README's line
@@ -31,6 +33,12 @@ def test_the_first_two_fences_are_the_two_commands():
     commands = [text for _, text in fences("bash")]
     assert commands[:2] == ["pip install '.[demo]' && bnkern demo\n", "pip install '.[test]' && pytest\n"]
     assert README.startswith(README.partition("```")[0] + "```bash\n" + commands[0] + "```\n")
+
+
+def test_the_table_of_kinds_is_the_declaration():
+    """Regenerate it with: python -P -c 'from bnkern._kinds import table; print(table())'."""
+    begin, end = "<!-- bnkern/_kinds.py: table() -->\n\n", "\n\n<!-- end of table() -->"
+    assert README.partition(begin)[2].partition(end)[0] == table()
 
 
 def test_what_it_names_exists():

@@ -2,6 +2,8 @@
 
 What a porter must know beyond the signatures:
 
+* Which kinds of array a backend is asked about stands in `bnkern._kinds.KINDS`, in which order in `_dispatch.BACKENDS`.
+  Nothing here imports a framework to look: arrays come from modules that are loaded, in sys.modules.
 * Arguments are validated (`bnkern._check`): kinds, devices, shapes and dtypes agree, axis is in range, `out`
   can be written and is exactly dy, x, y or residual, or apart from them. Strides, alignment and byte order
   are arbitrary.
@@ -15,7 +17,7 @@ What a porter must know beyond the signatures:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bnkern._types import Array
 
@@ -69,6 +71,9 @@ class Backend(Protocol):
         "bias" stands for sum_dy, "weight" for sum_dy_xhat.
         `needs` is not empty, and holds "residual" only with p.relu: without activation dresidual is dy.
         """
+
+    def narrow(self, v: Array, dtype: Any) -> Array:
+        """A sum of `reduce` or `backward` in the dtype of a parameter: rounded once, Inf where it is too large."""
 
     def update_running(self, running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
         """running = (1 - momentum) * running + momentum * (value * scale) in place, in float64, rounded once."""

@@ -15,6 +15,7 @@ import numpy as np
 
 import bnkern._cpu as _cpu
 from bnkern._check import Problem
+from bnkern._merge import cast
 from bnkern._threads import get_num_threads
 from bnkern._types import Array
 
@@ -76,7 +77,7 @@ def input_grad(
     if result is None:
         model = _model(p, x)
         dx, dresidual = _cpu.input_grad(_conform(dy, model), model, _conform(y, model), None, None, *vectors, *options)
-        result = _deliver(dx, x, out), dresidual
+        result = _deliver(dx, x, out), _in_order_of(x, dresidual)
     return (result[0] if want_dx else None), result[1]
 
 
@@ -96,9 +97,12 @@ def backward(
     result = _cpu.backward(dy, x, y, out, None, *options)
     if result is None:
         model = _model(p, x)
-        dx, *rest = _cpu.backward(_conform(dy, model), model, _conform(y, model), None, None, *options)
-        result = _deliver(dx, x, out), *rest
+        dx, *sums, dresidual = _cpu.backward(_conform(dy, model), model, _conform(y, model), None, None, *options)
+        result = _deliver(dx, x, out), *sums, _in_order_of(x, dresidual)
     return result if want_dx else (None, *result[1:])
+
+
+narrow = cast
 
 
 def update_running(running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
@@ -135,6 +139,10 @@ def _conform(a: Vector, model: Array) -> Vector:
     fresh = np.empty_like(model, subok=False)
     fresh[...] = a
     return fresh
+
+
+def _in_order_of(x: Array, result: Vector) -> Vector:
+    return None if result is None else _deliver(result, x, None)
 
 
 def _deliver(result: Array, x: Array, out: Vector) -> Array:

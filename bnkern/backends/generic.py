@@ -7,13 +7,14 @@ mean and 0 for var.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from bnkern._args import namespace, native, widest
 from bnkern._check import Problem
-from bnkern._merge import blend
+from bnkern._merge import blend, cast
 from bnkern._types import Array
 
 Maybe = Array | None
@@ -55,7 +56,7 @@ def inference(
         z = w.affine(w.xhat(mean, var), weight, bias)
         if residual is not None:
             z = z + w.up(residual)
-        return _deliver(w.down(w.relu(z) if p.relu else z), out)
+        return _deliver(w.like_x(w.down(w.relu(z) if p.relu else z)), out)
 
 
 def reduce(
@@ -76,33 +77,42 @@ def input_grad(
     with np.errstate(all="ignore"):
         xhat = w.xhat(mean, var)
         g = w.masked(dy, xhat, weight, bias, y)
-        dresidual = w.down(g) if want_dresidual else None
+        dresidual = w.like_x(w.down(g)) if want_dresidual else None
         if not want_dx:
             return None, dresidual
         if sums is not None:
             n = float(max(count, 1))
             g = g - w.spread(sums[0]) / n - xhat * (w.spread(sums[1]) / n)
         dx = w.affine(g * w.invstd(var), weight, None)
-        return _deliver(w.down(dx), out), dresidual
+        return _deliver(w.like_x(w.down(dx)), out), dresidual
 
 
-def backward(
-    p: Problem, dy: Array, x: Array, mean: Array, var: Array, weight: Maybe, bias: Maybe, y: Maybe,
-    frozen: bool, count: int, needs: frozenset[str], out: Maybe,
-) -> tuple[Maybe, Maybe, Maybe, Maybe]:  # fmt: skip
-    want_dx, want_dresidual = "x" in needs, "residual" in needs
-    sums = None
-    if "weight" in needs or "bias" in needs or (want_dx and not frozen):
-        sums = reduce(p, dy, x, mean, var, weight, bias, y)
-    dx, dresidual = None, None
-    if want_dx or want_dresidual:
-        terms = None if frozen else sums
-        dx, dresidual = input_grad(
-            p, dy, x, mean, var, weight, bias, y, terms, count, out, want_dx, want_dresidual
-        )
-    sum_dy = sums[0] if sums and "bias" in needs else None
-    sum_dy_xhat = sums[1] if sums and "weight" in needs else None
-    return dx, sum_dy, sum_dy_xhat, dresidual
+def joined(reduce: Callable[..., Any], input_grad: Callable[..., Any]) -> Callable[..., Any]:
+    """`Backend.backward` of its two passes, each where it is needed."""
+
+    def backward(
+        p: Problem, dy: Array, x: Array, mean: Array, var: Array, weight: Maybe, bias: Maybe, y: Maybe,
+        frozen: bool, count: int, needs: frozenset[str], out: Maybe,
+    ) -> tuple[Maybe, Maybe, Maybe, Maybe]:  # fmt: skip
+        want_dx, want_dresidual = "x" in needs, "residual" in needs
+        sums, dx, dresidual = None, None, None
+        if "weight" in needs or "bias" in needs or (want_dx and not frozen):
+            sums = reduce(p, dy, x, mean, var, weight, bias, y)
+        if want_dx or want_dresidual:
+            terms = None if frozen else sums
+            dx, dresidual = input_grad(
+                p, dy, x, mean, var, weight, bias, y, terms, count, out, want_dx, want_dresidual
+            )
+        sum_dy, sum_dy_xhat = sums or (None, None)
+        return dx, sum_dy if "bias" in needs else None, sum_dy_xhat if "weight" in needs else None, dresidual
+
+    return backward
+
+
+backward = joined(reduce, input_grad)
+
+
+narrow = cast
 
 
 def update_running(running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
@@ -131,6 +141,14 @@ class _Wide:
 
     def down(self, a: Array) -> Array:
         return self.xp.astype(a, native(self.x.dtype), copy=False)
+
+    def like_x(self, a: Array) -> Array:
+        """`a` in x's memory order, where it was computed from arrays in another and the library has one to keep."""
+        if not hasattr(a, "stride") or a.stride() == self.x.stride():  # PyTorch's; others give no choice
+            return a
+        fresh = self.xp.empty_like(self.x)
+        fresh[...] = a
+        return fresh
 
     def zeros(self) -> Array:
         return self.xp.zeros(self.p.vector, dtype=self.dtype, device=_device(self.x))
