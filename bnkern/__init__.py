@@ -21,6 +21,7 @@ from bnkern._api import (
     merge_stats,
     update_running,
 )
+from bnkern._pool import MemoryPool, get_default_memory_pool
 from bnkern._threads import get_num_threads, set_num_threads, threads
 from bnkern._types import BatchNormGrads, BatchStats, GradSums
 
@@ -32,6 +33,7 @@ __all__ = [
     "BatchNormGrads",
     "BatchStats",
     "GradSums",
+    "MemoryPool",
     "__version__",
     "backward_apply",
     "backward_reduce",
@@ -41,6 +43,7 @@ __all__ = [
     "batch_stats",
     "explain",
     "fold_batch_norm",
+    "get_default_memory_pool",
     "get_num_threads",
     "merge_stats",
     "set_num_threads",

@@ -16,7 +16,7 @@ import numpy as np
 
 import bnkern._build as _build
 import bnkern._cpu as _cpu
-from bnkern import _threads
+from bnkern import _pool, _threads
 from bnkern._args import DTYPES
 from bnkern._check import problem
 from bnkern._dispatch import BACKENDS, backend_for
@@ -37,7 +37,7 @@ PACKAGES = {
 }
 
 # The arrays of x's size that a call cannot do without reading or writing: x, y; dy, x, dx.
-LEAST = {"train": 2, "inference": 2, "backward": 3, "stats": 1}
+LEAST = {"train": 2, "inference": 2, "backward": 3, "stats": 1, "frozen": 2}
 
 
 def config() -> dict[str, Any]:
@@ -63,6 +63,7 @@ def config() -> dict[str, Any]:
             "BNKERN_CPU": os.environ.get("BNKERN_CPU"),
         },
         "threads": _thread_facts(),
+        "memory pool": _pool_facts(),
         "OpenMP runtimes": _openmp_runtimes(),
         "optional packages": {name: _version(*names) for name, names in PACKAGES.items()},
     }
@@ -116,6 +117,13 @@ def _thread_facts() -> dict[str, Any]:
     return {"number": number, "because of": reason or "the environment at first use", **known}
 
 
+def _pool_facts() -> dict[str, Any]:
+    pool = _pool.get_default_memory_pool()
+    if not pool.is_enabled():
+        return {"limit": f"switched off by {_pool.VARIABLE}"}
+    return {"limit": pool.get_limit() or "none", "used bytes": pool.used_bytes(), "free bytes": pool.free_bytes()}
+
+
 def _openmp_runtimes() -> dict[str, Any]:
     """The OpenMP libraries in this process, bnkern's own among them, by name."""
     try:
@@ -149,6 +157,9 @@ class Explanation(NamedTuple):
     layout: str | None
     isa: str | None
     threads: int | None
+    strategy: str | None  # how often the arrays are gone through, and in what parts
+    block: int | None  # elements of a channel that are summed together before float64 merges them
+    stores: str | None  # whether results are written through the caches or past them
     bytes_moved: int | None
     bytes_least: int
     note: str | None
@@ -162,6 +173,9 @@ class Explanation(NamedTuple):
             "layout": self.layout,
             "isa": self.isa,
             "threads": self.threads,
+            "strategy": self.strategy,
+            "block": None if self.block is None else f"{self.block} elements",
+            "stores": self.stores,
             "memory": memory,
             "note": self.note,
         }
@@ -178,8 +192,8 @@ def explain(x: Array, axis: int = 1, op: str = "train") -> Explanation:
         The array that the call would be given.
     axis : int
         Its channel axis.
-    op : {"train", "inference", "backward", "stats"}
-        What would be called; "stats" is `batch_stats`.
+    op : {"train", "inference", "backward", "frozen", "stats"}
+        What would be called; "frozen" is the backward call with frozen=True for dx alone, "stats" is `batch_stats`.
 
     Returns
     -------
@@ -189,7 +203,7 @@ def explain(x: Array, axis: int = 1, op: str = "train") -> Explanation:
     Raises
     ------
     TypeError, ValueError
-        As the call itself would on this x and axis, and ValueError if `op` is none of the four.
+        As the call itself would on this x and axis, and ValueError if `op` is none of the five.
 
     Examples
     --------
@@ -214,6 +228,9 @@ def explain(x: Array, axis: int = 1, op: str = "train") -> Explanation:
         layout=told.get("layout"),
         isa=told.get("isa"),
         threads=told.get("threads"),
+        strategy=told.get("strategy"),
+        block=told.get("block"),
+        stores=told.get("stores"),
         bytes_moved=told.get("bytes_moved"),
         bytes_least=told.get("bytes_least", LEAST[op] * p.size * DTYPES[p.dtype].itemsize),
         note=told.get("note"),

@@ -29,7 +29,6 @@ cdef extern from "Python.h":
 cdef extern from "numpy/arrayobject.h":
     enum:
         NPY_USERDEF
-    object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void *dtype, int subok)
 
 
 # ---- levels -----------------------------------------------------------------------------------------------------
@@ -89,6 +88,7 @@ def _choose_level():
 _choose_level()
 bn_watch_fork()
 
+include "memory.pxi"
 include "passes.pxi"
 include "drive.pxi"
 
@@ -173,7 +173,7 @@ cdef class Call:
             return given
         if not self.fits:
             return None
-        a = PyArray_NewLikeArray(self.first, cnp.NPY_KEEPORDER, NULL, 0)
+        a = new_like(self.first)
         self.add(a, operand, True, name)
         return a
 
@@ -424,31 +424,33 @@ cdef int given(Call call, mean, var, weight, bias) except -1:
 def plan_of(x, int axis, str op, int threads):
     """What a call of `op` on x (with an output like x) would do: layout, threads, strategy, bytes."""
     cdef Call call = Call()
-    passes = {"train": STATS | APPLY, "inference": APPLY, "stats": STATS, "backward": REDUCE | GRAD}[op]
-    call.axis = axis
-    call.add(required(x, "x"), &call.job.x, False, "x")
-    if not call.ready(passes, 1.0, False, False):
-        return None
     cdef Job *job = &call.job
-    if passes & (APPLY | GRAD):
-        job.out = job.x
-        job.out.data = job.x.data + 1  # apart from x: only its strides are looked at
-    if passes & (REDUCE | GRAD):
+    passes, reads, writes = {
+        "train": (STATS | APPLY, 1, 1), "inference": (APPLY, 1, 1), "stats": (STATS, 1, 0),
+        "backward": (REDUCE | GRAD, 2, 1), "frozen": (GRAD, 1, 1)}[op]
+    call.axis = axis
+    call.add(required(x, "x"), &job.dy if op == "frozen" else &job.x, False, "x")
+    if not call.ready(passes, 1.0, False, op == "frozen"):
+        return None
+    if op == "backward":
         job.dy = job.x
+    if writes:
+        job.out = job.dy if op == "frozen" else job.x
+        job.out.data += 1  # apart from x: only its strides are looked at
     if not call.empty():
         plan(job, threads)
     size = cnp.PyArray_SIZE(call.first) * job.shape.itemsize
-    reads = {"train": 1, "inference": 1, "stats": 1, "backward": 2}[op]
-    writes = 0 if op == "stats" else 1
-    twice = passes & (STATS | REDUCE) and passes & (APPLY | GRAD) and not job.grouped
+    two_passes = passes & (STATS | REDUCE) and passes & (APPLY | GRAD)
+    again = two_passes and not (job.grouped and reads * job.group * job.shape.count * job.shape.itemsize <= stream_bytes)
     return {
         "layout": "channels last" if job.layout == BN_CHANNELS_LAST else "channels first",
         "threads": job.threads,
-        "strategy": "grouped" if job.grouped else "two sweeps" if twice else "one sweep",
-        "channels_at_a_time": job.group,
+        "strategy": (
+            "one sweep" if not two_passes else "two sweeps" if not job.grouped
+            else f"{job.group} channels at a time, second pass " + ("from memory" if again else "from cache")),
         "block": BN_BLOCK,
-        "stores": "non-temporal" if job.flags & BN_STREAM else "cached",
-        "bytes_moved": size * (reads * (2 if twice else 1) + writes),
+        "stores": None if not writes else "past the caches" if job.flags & BN_STREAM else "cached",
+        "bytes_moved": size * (reads * (2 if again else 1) + writes),
         "bytes_least": size * (reads + writes),
     }
 

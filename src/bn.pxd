@@ -111,3 +111,17 @@ cdef extern from "view.h" nogil:
     bint bn_raised(const int *)
     bint bn_forked()
     void bn_watch_fork()
+
+cdef extern from "pool.h" nogil:
+    ctypedef struct bn_pool_facts:
+        int64_t used, free, limit
+        int64_t free_blocks
+
+    void *bn_pool_malloc(void *, size_t)
+    void *bn_pool_calloc(void *, size_t, size_t)
+    void *bn_pool_realloc(void *, void *, size_t)
+    void bn_pool_free(void *, void *, size_t)
+    bn_pool_facts bn_pool_state()
+    void bn_pool_set_limit(int64_t)
+    void bn_pool_trim(int64_t)
+    void bn_pool_begin()

@@ -25,6 +25,7 @@ SIGNATURES = {
     "fold_batch_norm": "conv_weight, conv_bias, running_mean, running_var, weight=None, bias=None, *, "
     "eps=1e-05, out_axis=0, groups=1",
     "set_num_threads": "n",
+    "get_default_memory_pool": "",
     "get_num_threads": "",
     "threads": "n",
     "explain": "x, axis=1, op='train'",
@@ -38,7 +39,7 @@ TUPLES = {
 
 
 def test_public_names():
-    assert set(bnkern.__all__) == {*SIGNATURES, *TUPLES, "__version__"}
+    assert set(bnkern.__all__) == {*SIGNATURES, *TUPLES, "MemoryPool", "__version__"}
     assert [name for name in bnkern.__all__ if not hasattr(bnkern, name)] == []
     assert set(bnkern.__all__) <= set(dir(bnkern))
 

@@ -1,0 +1,123 @@
+"""The pool of output buffers, in CuPy's words: large results are written to memory that earlier ones gave back.
+
+Writing pages that the system has just handed out costs more than a kernel does. The blocks themselves, and the lock,
+are in src/pool.c; an array made of one owns it as any array of NumPy owns its memory, and gives it back when it goes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import bnkern._cpu as _cpu
+from bnkern._args import integer, real
+
+FRACTION = 1 / 8  # of the memory there is: the limit unless the user sets one
+VARIABLE = "BNKERN_POOL"
+OFF = -1
+
+
+class MemoryPool:
+    """What `get_default_memory_pool` returns; the methods are those of CuPy's `MemoryPool`.
+
+    Arrays of less than a megabyte are never kept. The pool is safe to use from any thread.
+    """
+
+    __slots__ = ()
+
+    def used_bytes(self) -> int:
+        """Bytes of the results that are in use now."""
+        return int(_cpu.pool_state()[0])
+
+    def free_bytes(self) -> int:
+        """Bytes that are kept for results to come."""
+        return int(_cpu.pool_state()[1])
+
+    def total_bytes(self) -> int:
+        """Both together."""
+        used, free, *_ = _cpu.pool_state()
+        return int(used + free)
+
+    def n_free_blocks(self) -> int:
+        """How many blocks are kept."""
+        return int(_cpu.pool_state()[2])
+
+    def free_all_blocks(self) -> None:
+        """Give what is kept back to the system."""
+        _cpu.pool_free_all()
+
+    def get_limit(self) -> int:
+        """The most that `total_bytes` may be once a result has gone; 0 for no limit."""
+        return max(0, int(_cpu.pool_state()[3]))
+
+    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
+        """Set the limit, and give back at once what is kept beyond it.
+
+        Results are never refused: one that finds the pool at its limit is memory that is not kept later.
+
+        Parameters
+        ----------
+        size : int, optional
+            In bytes, at least 0; 0 is no limit.
+        fraction : float, optional
+            Of the memory of this machine or container, 0 to 1. Either this or `size`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            On both, neither, or anything else than these numbers.
+        """
+        if (size is None) == (fraction is None):
+            raise ValueError(f"size: expected either size or fraction, got {size!r} and {fraction!r}")
+        if fraction is not None:
+            part = real("fraction", fraction)
+            if not 0 <= part <= 1:
+                raise ValueError(f"fraction: expected a number from 0 to 1, got {fraction!r}")
+            size = int(part * memory())
+        if _cpu.pool_state()[3] != OFF:
+            _cpu.pool_set_limit(integer("size", size, low=0))
+
+    def is_enabled(self) -> bool:
+        """Whether anything is kept at all: BNKERN_POOL=off in the environment switches that off."""
+        return bool(_cpu.pool_state()[3] != OFF)
+
+
+def get_default_memory_pool() -> MemoryPool:
+    """The pool of output buffers behind NumPy arrays that bnkern returns.
+
+    Returns
+    -------
+    MemoryPool
+        With used_bytes, free_bytes, total_bytes, n_free_blocks, free_all_blocks, get_limit and set_limit.
+
+    Notes
+    -----
+    The limit is an eighth of the memory at first. The variable BNKERN_POOL, read at import, sets another one in bytes,
+    or switches the pool off ("off").
+    """
+    return _pool
+
+
+def memory() -> int:
+    """Bytes of memory of this machine, or of this container where that is less."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return found
+    return min(found, int(limit)) if limit.isdigit() else found
+
+
+def initial_limit(setting: str | None) -> int:
+    """What BNKERN_POOL asks for."""
+    if not setting:
+        return int(FRACTION * memory())
+    if setting == "off":
+        return OFF
+    if setting.isdecimal():
+        return int(setting)
+    raise ImportError(f"{VARIABLE}: expected 'off' or a limit in bytes, got {setting!r}")
+
+
+_pool = MemoryPool()
+_cpu.pool_set_limit(initial_limit(os.environ.get(VARIABLE)))
