@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+import bnkern._cpu as _cpu
 from bnkern._args import PER_CHANNEL, READY, describe, dtype_name, integer, real
 from bnkern._kinds import kind, same_kind
 from bnkern._memory import same_places, shared, writable
-from bnkern._types import Array
+from bnkern._types import Array, BatchStats
 
 _ndarray = np.ndarray
-_PLAIN = frozenset(np.dtype(name) for name in PER_CHANNEL)
 _NEEDS = frozenset(("x", "weight", "bias", "residual"))
 _USUAL = ("x", "weight", "bias")
 _USUAL_SET = frozenset(_USUAL)
@@ -85,17 +85,8 @@ def problem(x: Array, axis: Any = 1, eps: Any = 0.0, activation: Any = None) -> 
 
 def _vectors(p: Problem, x: Array, names: tuple[str, ...], required: int, *vectors: Any) -> None:
     """Per-channel arrays: (C,), float32, float64 or x's dtype. All but the first `required` may be None."""
-    if type(x) is _ndarray:
-        shape, due = p.vector, required
-        for v in vectors:
-            if v is None:
-                if due > 0:
-                    break
-            elif type(v) is not _ndarray or v.shape != shape or v.dtype not in _PLAIN:
-                break
-            due -= 1
-        else:
-            return
+    if _cpu.usual_vectors(x, p.channels, required, *vectors):
+        return
     for i, (name, v) in enumerate(zip(names, vectors, strict=True)):
         if v is not None or i < required:
             same_kind(name, v, "x", x)
@@ -113,7 +104,7 @@ def vector(name: str, v: Array, shape: tuple[int, ...], meaning: str, *also: str
 
 def _like_x(p: Problem, x: Array, name: str, a: Any) -> None:
     """An array of x's kind, shape and dtype (in whatever byte order and strides)."""
-    if type(a) is _ndarray and type(x) is _ndarray and a.shape == p.shape and a.dtype == x.dtype:
+    if _cpu.usual_twin(x, a):
         return
     same_kind(name, a, "x", x)
     if tuple(a.shape) != p.shape:
@@ -125,6 +116,8 @@ def _like_x(p: Problem, x: Array, name: str, a: Any) -> None:
 def _out(p: Problem, x: Array, out: Any, places: dict[str, Any], vectors: dict[str, Any]) -> None:
     """`out` is like x, can be written, and is exactly one of `places` or shares no memory with an input."""
     _like_x(p, x, "out", out)
+    if _cpu.usual_output(out, *places.values(), *vectors.values()):
+        return
     writable("out", out, "leave out=None for a new array")
     for name, a in places.items():
         if a is not None and a is not out and shared(out, a) and not same_places(out, a):
@@ -140,6 +133,8 @@ def _apart(name: str, written: Array, read: dict[str, Any]) -> None:
 
 def statistics(stats: Any, name: str = "stats") -> tuple[Any, Any, Any]:
     """The three entries of a BatchStats or of a tuple or list like it; only their number is looked at."""
+    if type(stats) is BatchStats:
+        return stats
     if not isinstance(stats, (tuple, list)):
         raise TypeError(f"{name}: expected BatchStats(mean, var, count), got {describe(stats)}")
     if len(stats) != 3:
@@ -189,23 +184,10 @@ def train(
     if out is not None:
         _out(p, x, out, {"x": x, "residual": residual}, {"weight": weight, "bias": bias})
     given = running_mean is not None or running_var is not None
-    if given and not _own_memory(running_mean, running_var, x, weight, bias, residual, out):
+    if given and not _cpu.usual_running(running_mean, running_var, x, weight, bias, residual, out):
         others = {"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out}
         _running(running_mean, running_var, others)
     return p, factor, correction
-
-
-def _own_memory(running_mean: Any, running_var: Any, *others: Any) -> bool:
-    """The common case of `_running` seen at a glance: NumPy arrays none of which is a view, all of them different."""
-    for a in (running_mean, running_var):
-        if type(a) is not _ndarray or a.base is not None or not a.flags.writeable:
-            return False
-    if running_mean is running_var:
-        return False
-    for a in others:
-        if a is not None and (type(a) is not _ndarray or a.base is not None or a is running_mean or a is running_var):
-            return False
-    return True
 
 
 def _running(running_mean: Any, running_var: Any, others: dict[str, Any]) -> None:
@@ -251,9 +233,9 @@ def backward(
     mean, var, count = statistics(stats)
     _vectors(p, x, _BACKWARD, 2, mean, var, weight, bias)
     _like_x(p, x, "dy", dy)
-    if not isinstance(frozen, (bool, np.bool_)):
+    if type(frozen) is not bool and not isinstance(frozen, np.bool_):
         raise TypeError(f"frozen: expected True or False, got {describe(frozen)}")
-    if not frozen and integer("stats.count", count, low=0) != p.count:
+    if not frozen and (type(count) is not int or count != p.count) and integer("stats.count", count, low=0) != p.count:
         raise ValueError(
             f"stats.count: expected {p.count}, the values per channel of x, got {count}; "
             "for a part of a batch use backward_reduce and backward_apply, for running statistics frozen=True"

@@ -76,6 +76,10 @@ def narrowed(dtype: Any, narrow: Callable[[Array, Any], Array], *vectors: Array 
     """Vectors in the dtype of a result (in native order), by `narrow` where they are not."""
     if dtype is not _FLOAT32:  # the common case in no time
         dtype = native(dtype)
+    if isinstance(dtype, np.dtype):
+        plain = _cpu.narrow_each(dtype, vectors)
+        if plain is not None:
+            return plain
     return [v if v is None or v.dtype is dtype or v.dtype == dtype else narrow(v, dtype) for v in vectors]
 
 

@@ -14,7 +14,7 @@ from cython.parallel cimport prange
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from bn cimport *
 
@@ -91,6 +91,7 @@ bn_watch_fork()
 include "memory.pxi"
 include "passes.pxi"
 include "drive.pxi"
+include "usual.pxi"
 
 
 # ---- from Python objects to a Job -------------------------------------------------------------------------------
@@ -225,10 +226,6 @@ cdef class Call:
         if self.job.stop:
             reraise()
         return 0
-
-
-cdef extern from "string.h" nogil:
-    int memcmp(const void *, const void *, size_t)
 
 
 cdef int reraise() except -1:
@@ -399,6 +396,15 @@ def narrow(value, dtype):
     return result
 
 
+def narrow_each(dtype, vectors):
+    """Those of the vectors, of which any may be None, in the dtype of a result; None where one is no plain array."""
+    cdef cnp.dtype to = dtype
+    for v in vectors:
+        if v is not None and type(v) is not cnp.ndarray:
+            return None
+    return [v if v is None or cnp.PyArray_TYPE(v) == to.type_num else narrow(v, to) for v in vectors]
+
+
 cdef void *take_descr(object dtype) except NULL:
     """A reference of its own to a dtype, for functions of NumPy's C API that keep it."""
     if not isinstance(dtype, cnp.dtype):
@@ -441,7 +447,8 @@ def plan_of(x, int axis, str op, int threads):
         plan(job, threads)
     size = cnp.PyArray_SIZE(call.first) * job.shape.itemsize
     two_passes = passes & (STATS | REDUCE) and passes & (APPLY | GRAD)
-    again = two_passes and not (job.grouped and reads * job.group * job.shape.count * job.shape.itemsize <= stream_bytes)
+    in_cache = job.grouped and reads * job.group * job.shape.count * job.shape.itemsize <= stream_bytes
+    again = two_passes and not in_cache
     return {
         "layout": "channels last" if job.layout == BN_CHANNELS_LAST else "channels first",
         "threads": job.threads,

@@ -199,7 +199,8 @@ cdef void plan(Job *job, int threads) noexcept nogil:
         job.flags |= BN_STREAM
     if job.layout == BN_CHANNELS_LAST:
         # whole rows, in the order of memory, unless that leaves threads idle
-        groups = maximum(ceil_div(channels, BN_GROUP), minimum(ceil_div(2 * job.threads, job.blocks), ceil_div(channels, 64)))
+        groups = minimum(ceil_div(2 * job.threads, job.blocks), ceil_div(channels, 64))
+        groups = maximum(groups, ceil_div(channels, BN_GROUP))
         job.group = ceil_div(ceil_div(channels, groups), 16) * 16 if groups > 1 else channels
         lcm = channels * 16 // gcd16(channels)
         # one run of gapless memory in every operand: with more axes left, something lies between or in another order

@@ -48,5 +48,3 @@ def pool_set_limit(int64_t limit):
 
 def pool_free_all():
     bn_pool_trim(0)
-
-

@@ -1,0 +1,65 @@
+# What the checks of a call see at a glance: the common cases, answered in a tenth of a microsecond. A False says no
+# more than that the long way must be gone, which finds the words (bnkern._check).
+
+cdef extern from "numpy/arrayobject.h":
+    void *PyArray_BASE(cnp.ndarray)
+    bint PyArray_ISCARRAY(cnp.ndarray)
+
+
+cdef inline bint exact(object a) noexcept:
+    return type(a) is cnp.ndarray
+
+
+cdef inline bint owner(object a) noexcept:
+    """An array of NumPy whose memory no other array began with."""
+    return exact(a) and PyArray_BASE(a) == NULL
+
+
+def usual_vectors(x, Py_ssize_t channels, int required, *vectors):
+    """x and all vectors are plain arrays, each of `channels` float32 or float64; those not required may be None."""
+    cdef int number
+    if not exact(x):
+        return False
+    for v in vectors:
+        if v is None:
+            if required > 0:
+                return False
+        elif not exact(v) or (<cnp.ndarray> v).ndim != 1 or (<cnp.ndarray> v).shape[0] != channels:
+            return False
+        else:
+            number = cnp.PyArray_TYPE(v)
+            if number != cnp.NPY_FLOAT32 and number != cnp.NPY_FLOAT64:
+                return False
+        required -= 1
+    return True
+
+
+def usual_twin(x, a):
+    """Both are plain arrays, of one type and shape."""
+    return (
+        exact(a) and exact(x) and cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(x)
+        and (<cnp.ndarray> a).ndim == (<cnp.ndarray> x).ndim
+        and memcmp((<cnp.ndarray> a).shape, (<cnp.ndarray> x).shape, (<cnp.ndarray> a).ndim * sizeof(cnp.npy_intp)) == 0
+    )
+
+
+def usual_output(out, *others):
+    """out can be written, owns its memory, and so does every other array that is not out itself."""
+    if not owner(out) or not PyArray_ISCARRAY(out):
+        return False
+    for a in others:
+        if a is not None and a is not out and not owner(a):
+            return False
+    return True
+
+
+def usual_running(mean, var, *others):
+    """Both can be written, own their memory, and are neither each other nor one of the others, which own theirs."""
+    if mean is var or not (owner(mean) and owner(var)):
+        return False
+    if not (cnp.PyArray_ISWRITEABLE(mean) and cnp.PyArray_ISWRITEABLE(var)):
+        return False
+    for a in others:
+        if a is not None and (a is mean or a is var or not owner(a)):
+            return False
+    return True
