@@ -456,7 +456,7 @@ def plan_of(x, int axis, str op, int threads):
             "one sweep" if not two_passes else "two sweeps" if not job.grouped
             else f"{job.group} channels at a time, second pass " + ("from memory" if again else "from cache")),
         "block": BN_BLOCK,
-        "stores": None if not writes else "past the caches" if job.flags & BN_STREAM else "cached",
+        "stores": None if not writes else "non-temporal" if job.flags & BN_STREAM else "cached",
         "bytes_moved": size * (reads * (2 if again else 1) + writes),
         "bytes_least": size * (reads + writes),
     }
