@@ -30,6 +30,7 @@ SMALL = [
     ((2, 3, 2, 3, 5), 1),
     ((2, 3, 2, 2, 3, 2), 4),
 ]
+LAID_OUT = [((4, 7, 5, 9), 1), ((4, 5, 9, 7), -1), ((3, 5, 6, 23), 1)]  # to be laid out in every memory order
 LARGE = [  # above the size from which a second thread pays
     ((4, 16, 46, 47), 1),  # one channel does not fill a block
     ((1, 1, 300_007), 1),  # all threads inside one channel
@@ -37,6 +38,8 @@ LARGE = [  # above the size from which a second thread pays
     ((2, 3, 217, 219), 1),  # few channels, odd rows
     ((3, 28, 28, 65), -1),  # channels last with a rest
     ((33, 70, 7, 7), 1),  # short rows
+    ((300, 6, 17), 1),  # rows that end in every lane
+    ((130, 300), -1),  # groups of channels, a rest in each
     ((9, 8192), 1),  # many channels, few values
     ((4097, 37), -1),
     ((5, 9000, 3), 1),

@@ -79,7 +79,7 @@ def test_sizes_that_are_split_over_threads(shape, axis, dtype):
 
 @pytest.mark.parametrize("memory", cases.LAYOUTS)
 @pytest.mark.parametrize("dtype", cases.DTYPES)
-@pytest.mark.parametrize(("shape", "axis"), [((4, 7, 5, 9), 1), ((4, 5, 9, 7), -1)], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize(("shape", "axis"), cases.LAID_OUT, ids=cases.label)
 def test_every_memory_layout(shape, axis, dtype, memory):
     case = cases.make(shape, axis, dtype).map(cases.LAYOUTS[memory])
     check(case, weight=case.weight, bias=case.bias, residual=case.residual, relu=True, give_y=True)
