@@ -30,11 +30,23 @@ INLINE void shift_lanes(vec v[NV], int up)
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __mmask16 kept = (__mmask16)(up < 0 ? 0xffff >> -up : 0xffff << up);
     v[0] = (vec)_mm512_maskz_permutexvar_ps(kept, _mm512_sub_epi32(lane, _mm512_set1_epi32(up)), (__m512)v[0]);
-#else
+#elif defined(__clang__) /* which has no shuffle by a vector of indices */
     A three[3 * BN_LANES];
     memset(three, 0, sizeof three);
     for (int k = 0; k < NV; k++) store_a(three + BN_LANES + k * W, v[k]);
     for (int k = 0; k < NV; k++) v[k] = load_a(three + BN_LANES + k * W - up);
+#else
+    static const vec zero;
+    vec moved[NV];
+    ivec lane;
+    for (int i = 0; i < W; i++) lane[i] = i;
+    lane += (I)((BN_LANES - up) % W);
+    for (int k = 0; k < NV; k++) {
+        const int at = (BN_LANES + k * W - up) / W - NV; /* lane 0 comes from v[at], the last from it or the next */
+        const vec *low = at >= 0 && at < NV ? v + at : &zero, *high = at >= -1 && at < NV - 1 ? v + at + 1 : &zero;
+        moved[k] = __builtin_shuffle(*low, *high, lane);
+    }
+    for (int k = 0; k < NV; k++) v[k] = moved[k];
 #endif
 }
 
