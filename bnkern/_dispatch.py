@@ -12,7 +12,7 @@ from bnkern._check import Problem
 from bnkern._types import Array
 from bnkern.backends import Backend, cpu
 
-BACKENDS = ("cpu", "generic")  # modules of bnkern.backends in order of preference; a new one is a line here
+BACKENDS = ("cpu", "cuda", "generic")  # modules of bnkern.backends in order of preference; a new one is a line here
 
 _by_type: dict[type, Backend] = {np.ndarray: cpu}
 

@@ -1,0 +1,90 @@
+"""CUDA tensors of PyTorch on the GPU kernels: lent to CuPy without a copy, run on PyTorch's current stream.
+
+For the backend of PyTorch tensors (see `bnkern.backends`): `lend` and `give` cross over, the functions of a backend
+take what was lent. bfloat16 crosses as the uint16 of its bits. Memory that a call makes is CuPy's, and goes back to
+CuPy's pool when the last tensor on it is gone; the pool hands it out again on the same stream, so in order.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+
+import numpy as np
+
+from bnkern._check import Problem
+from bnkern._types import Array
+from bnkern.backends import cuda
+
+
+def accepts(x: Array) -> str | None:
+    """None: x is a CUDA tensor, and CuPy is there. Otherwise the reason why not."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(x, torch.Tensor) or x.device.type != "cuda":
+        return "not a CUDA tensor of PyTorch"
+    try:
+        import cupy  # noqa: F401
+    except ImportError:
+        return "CuPy is not installed, which compiles the GPU kernels (pip install 'bnkern[cuda]')"
+    return None
+
+
+def lend(t: Any) -> Any:
+    """A CuPy array on a tensor's memory. It does not wait for the tensor: both sides are on PyTorch's stream."""
+    import cupy
+
+    torch = sys.modules["torch"]
+    if t.dtype is torch.bfloat16:
+        return _view(cupy, t, np.dtype(np.uint16))
+    return _view(cupy, t, np.dtype(str(t.dtype).rpartition(".")[2]))
+
+
+def _view(cupy: Any, t: Any, dtype: np.dtype[Any]) -> Any:
+    """By address, shape and strides, as `__cuda_array_interface__` tells them; that has no word for bfloat16."""
+    size = t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()
+    memory = cupy.cuda.UnownedMemory(t.data_ptr(), size, t, t.device.index)
+    strides = tuple(s * t.element_size() for s in t.stride())
+    return cupy.ndarray(tuple(t.shape), dtype, cupy.cuda.MemoryPointer(memory, 0), strides)
+
+
+def give(result: Any, like: Any, p: Problem) -> Any:
+    """A tensor on the memory of a CuPy array: by DLPack, on the stream that made it."""
+    torch = sys.modules["torch"]
+    if p.dtype == "bfloat16" and result.dtype.itemsize == 2:
+        return torch.from_dlpack(result.view(np.int16)).view(torch.bfloat16)
+    return torch.from_dlpack(result)
+
+
+def _on_torchs_stream(function: Callable[..., Any], of: int) -> Callable[..., Any]:
+    """`function` with PyTorch's current stream of argument `of`'s device as CuPy's."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        from cupy import cuda as cupy_cuda
+
+        device = arguments[of].data.device_id
+        stream = sys.modules["torch"].cuda.current_stream(device).cuda_stream
+        with cupy_cuda.Device(device), _external(stream, device):
+            return function(*arguments, **options)
+
+    return call
+
+
+@cache
+def _external(pointer: int, device: int) -> Any:
+    """PyTorch's streams live as long as the process, so what stands for them may too."""
+    from cupy import cuda as cupy_cuda
+
+    return cupy_cuda.ExternalStream(pointer, device)
+
+
+stats = _on_torchs_stream(cuda.stats, 1)
+train = _on_torchs_stream(cuda.train, 1)
+inference = _on_torchs_stream(cuda.inference, 1)
+reduce = _on_torchs_stream(cuda.reduce, 1)
+input_grad = _on_torchs_stream(cuda.input_grad, 1)
+backward = _on_torchs_stream(cuda.backward, 1)
+update_running = _on_torchs_stream(cuda.update_running, 0)
+explain = cuda.explain
