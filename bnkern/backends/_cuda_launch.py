@@ -7,6 +7,7 @@ on, and the scratch of each stream. No call waits for the device.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from functools import cache
 from struct import Struct
@@ -16,6 +17,12 @@ import numpy as np
 
 from bnkern.backends._cuda_plan import SECOND, THREADS, Geometry, Launch, Limits, launches, partial_bytes, shared_bytes
 from bnkern.backends._cuda_source import ITEMSIZE, options, source
+
+
+def cupy() -> Any:
+    """CuPy: whoever holds one of its arrays has imported it."""
+    return sys.modules["cupy"]
+
 
 ABSENT = (0, 0, 0)  # a Vector that is not there
 
@@ -72,7 +79,9 @@ def run_running(running: tuple[int, int, int], value: tuple[int, int, int], chan
     _launch(function, step, Arrays(0, mean=running, var=value), 0, momentum, scale, 0, g)
 
 
-def _launch(function: Any, step: Launch, a: Arrays, barrier: int, eps: float, count: float, flags: int, g: Geometry) -> None:
+def _launch(
+    function: Any, step: Launch, a: Arrays, barrier: int, eps: float, count: float, flags: int, g: Geometry
+) -> None:
     packed = _ARGS.pack(
         a.x, a.dy, a.r, a.out, a.out2, *a.mean, *a.var, *a.weight, *a.bias, *a.sum_dy, *a.sum_dy_xhat,
         a.result_a, a.result_b, barrier + BARRIER_BYTES, barrier, eps, count, flags, step.phases, *g[1:], step.keep,
@@ -107,16 +116,13 @@ def _device() -> int:
             "start processes with multiprocessing's method 'spawn' or 'forkserver'"
         )
     _used = True
-    from cupy.cuda import runtime
-
-    return runtime.getDevice()
+    return int(cupy().cuda.runtime.getDevice())
 
 
 @cache
 def _kernel(device: int, name: str, layout: str, dtype: str | None) -> Kernel:
     """Compiled for the current device, which is `device`."""
-    from cupy.cuda import driver, runtime
-
+    driver, runtime = cupy().cuda.driver, cupy().cuda.runtime
     raw = _module(name, dtype).get_function(f"bn_{name}_{layout}_{dtype}" if dtype else f"bn_{name}")
     function = raw.kernel
     if dtype is None:
@@ -139,9 +145,7 @@ def _kernel(device: int, name: str, layout: str, dtype: str | None) -> Kernel:
 @cache
 def _module(name: str, dtype: str | None) -> Any:
     """CuPy compiles it for each device that asks, and keeps what it compiled on disk."""
-    import cupy
-
-    return cupy.RawModule(code=source(name), options=options(dtype))
+    return cupy().RawModule(code=source(name), options=options(dtype))
 
 
 # --- scratch --------------------------------------------------------------------------------------
@@ -163,20 +167,18 @@ _captured: list[Any] = []  # scratch of calls in a CUDA graph: theirs as long as
 
 def _scratch(n: int) -> Any:
     """At least BARRIER_BYTES + n bytes, the barrier's word among the first of them, from CuPy's pool."""
-    import cupy
-
-    stream = cupy.cuda.get_current_stream()
+    stream = cupy().cuda.get_current_stream()
     if stream.ptr and stream.is_capturing():  # a graph may be replayed beside anything: nothing is shared with it
-        _captured.append(_zeros(cupy, n))
+        _captured.append(_zeros(n))
         return _captured[-1]
-    key = cupy.cuda.runtime.getDevice(), stream.ptr
+    key = cupy().cuda.runtime.getDevice(), stream.ptr
     held, _ = _own.scratch.get(key, (None, None))
     if held is None or held.nbytes < BARRIER_BYTES + n:
-        held = _zeros(cupy, n)
+        held = _zeros(n)
         _own.scratch[key] = held, stream
     return held
 
 
-def _zeros(cupy: Any, n: int) -> Any:
+def _zeros(n: int) -> Any:
     size = 1 << max(16, (BARRIER_BYTES + n - 1).bit_length())
-    return cupy.zeros(size, dtype=np.uint8)
+    return cupy().zeros(size, dtype=np.uint8)

@@ -61,7 +61,9 @@ class Launch(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def normal_form(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, axis: int) -> tuple[int, int, int] | None:
+def normal_form(
+    shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, axis: int
+) -> tuple[int, int, int] | None:
     """(outer, channels, inner) of an array without gaps, whatever the order of its axes in memory; else None.
 
     `strides` are in bytes; the array has elements.
@@ -147,7 +149,7 @@ def shared_bytes(layout: str, itemsize: int) -> int:
     if layout == "cf":
         return 2 * WARPS * 8
     v, arithmetic = SLOT // itemsize, max(itemsize, 4)
-    return 7 * v * COLUMNS * arithmetic + v * THREADS * 8
+    return 7 * v * COLUMNS * arithmetic + 4 * THREADS * 8
 
 
 def _magic(d: int) -> int:

@@ -18,7 +18,7 @@ from bnkern._args import DTYPES, dtype_name
 from bnkern._check import Problem
 from bnkern._types import Array
 from bnkern.backends import _cuda_launch
-from bnkern.backends._cuda_launch import ABSENT, Arrays
+from bnkern.backends._cuda_launch import ABSENT, Arrays, cupy
 from bnkern.backends._cuda_plan import FIRST, MERGE, SECOND, SLOT, Geometry, geometry, normal_form, same_order
 
 Maybe = Array | None
@@ -30,8 +30,8 @@ _TYPES = {"float32": 1, "float64": 2, "float16": 3, "bfloat16": 4, "uint16": 4} 
 
 def accepts(x: Array) -> str | None:
     """None: this backend takes x. Otherwise the reason why not."""
-    cupy = sys.modules.get("cupy")
-    if cupy is not None and isinstance(x, cupy.ndarray):
+    library = sys.modules.get("cupy")
+    if library is not None and isinstance(x, library.ndarray):
         return None
     return f"not a CuPy array but {type(x).__name__}"
 
@@ -130,8 +130,7 @@ def _backward(
         *(map(_at, sums) if sums and phases & MERGE else (0, 0)),
     )  # fmt: skip
     flags = RELU * p.relu | FROZEN * bool(frozen)
-    operands = 2 if given is None else 3
-    _cuda_launch.run("backward", p.dtype, g, arrays, phases, flags, p.eps, max(count, 1), operands)
+    _cuda_launch.run("backward", p.dtype, g, arrays, phases, flags, p.eps, max(count, 1), 2)
     return (_deliver(dx, out) if want_dx else None), dresidual
 
 
@@ -163,8 +162,7 @@ def explain(x: Array, axis: int, op: str) -> dict[str, Any]:
 
 def _on_device_of(x: Array) -> AbstractContextManager[Any]:
     """x's device as the current one; switching costs more than looking."""
-    from cupy import cuda
-
+    cuda = cupy().cuda
     device: int = x.data.device_id
     return nullcontext() if cuda.runtime.getDevice() == device else cuda.Device(device)
 
@@ -188,9 +186,7 @@ def _model(p: Problem, x: Array) -> tuple[Array, Geometry]:
 
 def _fresh(like: Array) -> Array:
     """New memory without gaps, in the order of `like`."""
-    import cupy
-
-    return cupy.empty_like(like)
+    return cupy().empty_like(like)
 
 
 def _copy(a: Array, to: Array) -> Array:
@@ -217,9 +213,8 @@ def _deliver(result: Array, out: Maybe) -> Array:
 
 
 def _results(p: Problem) -> tuple[Array, Array]:
-    import cupy
-
-    return cupy.empty(p.vector, np.float64), cupy.empty(p.vector, np.float64)
+    empty = cupy().empty
+    return empty(p.vector, np.float64), empty(p.vector, np.float64)
 
 
 def _at(a: Maybe) -> int:

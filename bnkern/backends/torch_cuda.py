@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import cache, wraps
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from bnkern._check import Problem
 from bnkern._types import Array
 from bnkern.backends import cuda
+from bnkern.backends._cuda_launch import cupy
 
 
 def accepts(x: Array) -> str | None:
@@ -25,7 +27,7 @@ def accepts(x: Array) -> str | None:
     if torch is None or not isinstance(x, torch.Tensor) or x.device.type != "cuda":
         return "not a CUDA tensor of PyTorch"
     try:
-        import cupy  # noqa: F401
+        import_module("cupy")
     except ImportError:
         return "CuPy is not installed, which compiles the GPU kernels (pip install 'bnkern[cuda]')"
     return None
@@ -33,20 +35,18 @@ def accepts(x: Array) -> str | None:
 
 def lend(t: Any) -> Any:
     """A CuPy array on a tensor's memory. It does not wait for the tensor: both sides are on PyTorch's stream."""
-    import cupy
-
     torch = sys.modules["torch"]
     if t.dtype is torch.bfloat16:
-        return _view(cupy, t, np.dtype(np.uint16))
-    return _view(cupy, t, np.dtype(str(t.dtype).rpartition(".")[2]))
+        return _view(t, np.dtype(np.uint16))
+    return _view(t, np.dtype(str(t.dtype).rpartition(".")[2]))
 
 
-def _view(cupy: Any, t: Any, dtype: np.dtype[Any]) -> Any:
+def _view(t: Any, dtype: np.dtype[Any]) -> Any:
     """By address, shape and strides, as `__cuda_array_interface__` tells them; that has no word for bfloat16."""
     size = t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()
-    memory = cupy.cuda.UnownedMemory(t.data_ptr(), size, t, t.device.index)
+    memory = cupy().cuda.UnownedMemory(t.data_ptr(), size, t, t.device.index)
     strides = tuple(s * t.element_size() for s in t.stride())
-    return cupy.ndarray(tuple(t.shape), dtype, cupy.cuda.MemoryPointer(memory, 0), strides)
+    return cupy().ndarray(tuple(t.shape), dtype, cupy().cuda.MemoryPointer(memory, 0), strides)
 
 
 def give(result: Any, like: Any, p: Problem) -> Any:
@@ -62,11 +62,9 @@ def _on_torchs_stream(function: Callable[..., Any], of: int) -> Callable[..., An
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
-        from cupy import cuda as cupy_cuda
-
         device = arguments[of].data.device_id
         stream = sys.modules["torch"].cuda.current_stream(device).cuda_stream
-        with cupy_cuda.Device(device), _external(stream, device):
+        with cupy().cuda.Device(device), _external(stream, device):
             return function(*arguments, **options)
 
     return call
@@ -75,9 +73,7 @@ def _on_torchs_stream(function: Callable[..., Any], of: int) -> Callable[..., An
 @cache
 def _external(pointer: int, device: int) -> Any:
     """PyTorch's streams live as long as the process, so what stands for them may too."""
-    from cupy import cuda as cupy_cuda
-
-    return cupy_cuda.ExternalStream(pointer, device)
+    return cupy().cuda.ExternalStream(pointer, device)
 
 
 stats = _on_torchs_stream(cuda.stats, 1)

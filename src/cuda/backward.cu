@@ -22,23 +22,36 @@ template <class T, class Walk> struct Backward {
     {
     }
 
-    /* dy behind the activation. */
-    DEVICE A gated(const Coefs<A> &c, A dy, A x, A y) const
+    /* dy behind the activation, where its sign is y's. */
+    DEVICE void gate_by_y(const Group<T, Walk> &group, int k, uint4 &p) const
     {
-        return relu ? gate(given ? y : rounded<T>(c.affine(x)), dy) : dy;
+        const uint4 r = y.load(group.slots.at(k));
+#pragma unroll
+        for (int j = 0; j < T::V; j++)
+            if (T::load(T::get(r, j)) <= 0) T::put(p, j, 0);
+    }
+
+    /* dy behind the activation, where its sign is computed again. */
+    DEVICE A gated(const Coefs<A> &c, A dy, A x) const
+    {
+        return relu && !given ? gate(rounded<T>(c.affine(x)), dy) : dy;
     }
 
     DEVICE void first(const Walk &walk, const Kept &kept, long long u, long long own)
     {
         double s[Walk::CHANNELS] = {}, t[Walk::CHANNELS] = {};
         unit.prepare(walk);
-        for (long long step = 0; step < a.steps; step++) {
+        for (int step = 0; step < (int)a.steps; step++) {
             const Group<T, Walk> group(a, walk, own, step);
             if (group.empty()) continue;
-            uint4 q[BN_UNROLL], p[BN_UNROLL], r[BN_UNROLL] = {};
-            group.read(x, kept, 0, q);
-            group.read(dy, kept, 1, p);
-            if (given) group.read(y, kept, 2, r);
+            uint4 q[BN_UNROLL], p[BN_UNROLL];
+            group.read(x, q);
+            group.read(dy, p);
+            if (given)
+#pragma unroll
+                for (int k = 0; k < BN_UNROLL; k++) gate_by_y(group, k, p[k]);
+            group.keep(kept, 0, q);
+            group.keep(kept, 1, p);
 #pragma unroll
             for (int h = 0; h < Walk::CHANNELS; h++) {
                 const Coefs<A> c = unit.coefs(walk, h);
@@ -47,23 +60,28 @@ template <class T, class Walk> struct Backward {
                 for (int i = 0; i < U::VALUES; i++) {
                     const int k = U::slot_of(i), j = U::element_of(i, h);
                     const A v = T::load(T::get(q[k], j));
-                    g[i] = gated(c, T::load(T::get(p[k], j)), v, T::load(T::get(r[k], j)));
+                    g[i] = gated(c, T::load(T::get(p[k], j)), v);
                     gx[i] = g[i] * (c.centred(v) * c.v[INVSTD]);
-                    if (!group.whole && !group.has(k, j)) g[i] = gx[i] = 0;
+                    if (!group.whole() && !group.has(k, j)) g[i] = gx[i] = 0;
                 }
                 s[h] += pairwise(g);
                 t[h] += pairwise(gx);
             }
         }
-        unit.team(walk).template all<Sum>(s);
-        unit.team(walk).template all<Sum>(t);
-        if (!unit.writes(walk)) return;
+        enum { K = U::TOGETHER };
 #pragma unroll
-        for (int h = 0; h < Walk::CHANNELS; h++) {
-            const int e = unit.element(walk, h);
-            if (!unit.inside(walk, e)) continue;
-            double *to = a.partial + 2 * walk.partial(u, e);
-            to[0] = s[h], to[1] = t[h];
+        for (int h = 0; h < Walk::CHANNELS; h += K) {
+            double sums[2 * K];
+#pragma unroll
+            for (int k = 0; k < K; k++) sums[k] = s[h + k], sums[K + k] = t[h + k];
+            unit.team(walk).template all<Sum>(sums);
+#pragma unroll
+            for (int k = 0; k < K; k++) {
+                const int e = unit.element(walk, h + k);
+                if (!unit.writes(walk) || !unit.inside(walk, e)) continue;
+                double *to = a.partial + 2 * walk.partial(u, e);
+                to[0] = sums[k], to[1] = sums[K + k];
+            }
         }
     }
 
@@ -85,20 +103,23 @@ template <class T, class Walk> struct Backward {
     {
         const bool needs_x = !frozen || (relu && !given);
         unit.prepare(walk);
-        for (long long step = a.steps; step-- > 0;) {
+        for (int step = (int)a.steps; step-- > 0;) {
             const Group<T, Walk> group(a, walk, own, step);
             if (group.empty()) continue;
-            uint4 q[BN_UNROLL] = {}, p[BN_UNROLL], r[BN_UNROLL] = {};
+            uint4 q[BN_UNROLL] = {}, p[BN_UNROLL];
             if (needs_x) group.reread(x, kept, 0, q);
             group.reread(dy, kept, 1, p);
-            if (given) group.reread(y, kept, 2, r);
+            if (given)
+#pragma unroll
+                for (int k = 0; k < BN_UNROLL; k++) /* what was kept has been through it */
+                    if (group.ordinal + k >= kept.keep) gate_by_y(group, k, p[k]);
 #pragma unroll
             for (int j = 0; j < T::V; j++) {
                 const Coefs<A> c = unit.coefs(walk, j);
 #pragma unroll
                 for (int k = 0; k < BN_UNROLL; k++) {
                     const A v = T::load(T::get(q[k], j));
-                    const A g = gated(c, T::load(T::get(p[k], j)), v, T::load(T::get(r[k], j)));
+                    const A g = gated(c, T::load(T::get(p[k], j)), v);
                     const A xhat = c.centred(v) * c.v[INVSTD];
                     const A d = frozen ? g : (g - c.v[MEAN_DY]) - xhat * c.v[MEAN_DY_XHAT];
                     T::put(p[k], j, T::store(g));

@@ -22,35 +22,39 @@ template <class T, class Walk> struct Forward {
     DEVICE void first(const Walk &walk, const Kept &kept, long long u, long long own)
     {
         Run<A, int> run[Walk::CHANNELS];
-        for (long long step = 0; step < a.steps; step++) {
+        for (int step = 0; step < (int)a.steps; step++) {
             const Group<T, Walk> group(a, walk, own, step);
             if (group.empty()) continue;
             uint4 q[BN_UNROLL];
-            group.read(x, kept, 0, q);
+            group.read(x, q);
+            group.keep(kept, 0, q);
 #pragma unroll
             for (int h = 0; h < Walk::CHANNELS; h++) {
                 A v[U::VALUES];
-                unsigned valid = group.whole ? All<U::VALUES>::lanes : 0;
+                unsigned valid = group.whole() ? All<U::VALUES>::lanes : 0;
 #pragma unroll
                 for (int i = 0; i < U::VALUES; i++) {
                     const int k = U::slot_of(i), j = U::element_of(i, h);
                     v[i] = T::load(T::get(q[k], j));
-                    if (!group.whole) valid |= (unsigned)group.has(k, j) << i;
+                    if (!group.whole()) valid |= (unsigned)group.has(k, j) << i;
                 }
                 add_group(run[h], v, valid);
             }
         }
-        Moments m[Walk::CHANNELS];
+        enum { K = U::TOGETHER };
 #pragma unroll
-        for (int h = 0; h < Walk::CHANNELS; h++) m[h] = run[h].moments();
-        ::merge(unit.team(walk), m);
-        if (!unit.writes(walk)) return;
+        for (int h = 0; h < Walk::CHANNELS; h += K) {
+            Moments m[K];
 #pragma unroll
-        for (int h = 0; h < Walk::CHANNELS; h++) {
-            const int e = unit.element(walk, h);
-            if (!unit.inside(walk, e)) continue;
-            double *to = a.partial + 3 * walk.partial(u, e);
-            to[0] = m[h].n, to[1] = m[h].mean, to[2] = m[h].m2;
+            for (int k = 0; k < K; k++) m[k] = run[h + k].moments();
+            ::merge(unit.team(walk), m);
+#pragma unroll
+            for (int k = 0; k < K; k++) {
+                const int e = unit.element(walk, h + k);
+                if (!unit.writes(walk) || !unit.inside(walk, e)) continue;
+                double *to = a.partial + 3 * walk.partial(u, e);
+                to[0] = m[k].n, to[1] = m[k].mean, to[2] = m[k].m2;
+            }
         }
     }
 
@@ -71,14 +75,13 @@ template <class T, class Walk> struct Forward {
     DEVICE void second(const Walk &walk, const Kept &kept, long long own)
     {
         const bool relu = a.flags & BN_RELU, added = a.r != nullptr;
-        const Kept none = {nullptr, 0};
         unit.prepare(walk);
-        for (long long step = a.steps; step-- > 0;) {
+        for (int step = (int)a.steps; step-- > 0;) {
             const Group<T, Walk> group(a, walk, own, step);
             if (group.empty()) continue;
             uint4 q[BN_UNROLL], p[BN_UNROLL];
             group.reread(x, kept, 0, q);
-            if (added) group.reread(r, none, 0, p);
+            if (added) group.read(r, p);
 #pragma unroll
             for (int j = 0; j < T::V; j++) {
                 const Coefs<A> c = unit.coefs(walk, j);

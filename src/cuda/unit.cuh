@@ -15,7 +15,10 @@ template <class T> struct Unit<T, Rows<T>> {
     };
     typedef Warp Team;
     typedef typename T::A A;
-    enum { VALUES = BN_UNROLL * T::V }; /* of a channel in a group of slots */
+    enum {
+        VALUES = BN_UNROLL * T::V, /* of a channel in a group of slots */
+        TOGETHER = 1,              /* channels that the team merges at once */
+    };
     Coefs<A> k;
 
     DEVICE Unit(Shared &) {}
@@ -33,13 +36,13 @@ template <class T> struct Unit<T, Rows<T>> {
 
 /* A block, many channels: coefficients in shared memory, read once for the BN_UNROLL values of each. */
 template <class T> struct Unit<T, Columns<T>> {
+    enum { VALUES = BN_UNROLL, TOGETHER = 2 };
     struct Shared {
         Table<T> table;
-        double space[T::V * BN_THREADS];
+        double space[2 * TOGETHER * BN_THREADS];
     };
     typedef Column Team;
     typedef typename T::A A;
-    enum { VALUES = BN_UNROLL };
     Shared &shared;
 
     DEVICE Unit(Shared &memory) : shared(memory) {}
@@ -77,7 +80,7 @@ template <template <class, class> class Pass, class T, class Walk> DEVICE void s
     typedef typename Unit<T, Walk>::Shared Shared;
     static_assert(sizeof(Shared) % 16 == 0, "what is kept on chip comes after it");
     Shared &shared = shared_memory<Shared>();
-    const Kept kept = {(uint4 *)(&shared + 1), a.keep};
+    const Kept kept = {(uint4 *)(&shared + 1), (int)a.keep};
     Walk walk(a);
     Pass<T, Walk> pass(a, shared);
     const Units units(a, walk.worker(), walk.workers());

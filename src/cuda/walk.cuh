@@ -50,9 +50,9 @@ template <class T> struct Rows {
         begin = first - row * a.row_slots;
     }
 
-    DEVICE Slot slot(long long step, int k) const
+    DEVICE Slot slot(int step, int k) const
     {
-        const long long t = (step * BN_UNROLL + k) * 32 + threadIdx.x % 32;
+        const int t = (step * BN_UNROLL + k) * 32 + threadIdx.x % 32;
         if (t >= n) return Slot{0, 0, 0};
         const long long q = quotient(begin + t, a.row_slots, a.magic), i = begin + t - q * a.row_slots;
         const long long start = ((row + q) * a.channels + channel) * a.inner;
@@ -60,6 +60,22 @@ template <class T> struct Rows {
         const long long lo = start - at, hi = start + a.inner - at;
         return Slot{at, (int)(lo > 0 ? lo : 0), (int)(hi < 0 ? 0 : hi < T::V ? hi : T::V)};
     }
+
+    /* The slots of a group: its k-th, and whether all are full. */
+    struct Slots {
+        Slot slot[BN_UNROLL];
+        bool whole;
+
+        DEVICE Slots(const Rows &walk, int step) : whole(true)
+        {
+#pragma unroll
+            for (int k = 0; k < BN_UNROLL; k++) {
+                slot[k] = walk.slot(step, k);
+                whole = whole && full<T>(slot[k]);
+            }
+        }
+        DEVICE Slot at(int k) const { return slot[k]; }
+    };
 
     /* Where partial `i` of a channel lies; what this unit sums is its only one. */
     DEVICE long long partial(long long unit, int) const { return unit; }
@@ -91,13 +107,33 @@ template <class T> struct Columns {
         if (line >= a.lines || column >= a.row_slots) line = -1; /* idle */
     }
 
-    DEVICE Slot slot(long long step, int k) const
+    DEVICE Slot slot(int step, int k) const
     {
-        const long long i = (step * BN_UNROLL + k) * a.lines + line, row = part * a.part + i;
+        const int i = (step * BN_UNROLL + k) * (int)a.lines + line;
+        const long long row = part * a.part + i;
         if (line < 0 || i >= a.part || row >= a.rows) return Slot{0, 0, 0};
         const long long at = (row * a.row_slots + column) * T::V - a.offset, hi = a.size - at;
         return Slot{at, (int)(at < 0 ? -at : 0), (int)(hi < 0 ? 0 : hi < T::V ? hi : T::V)};
     }
+
+    /* The slots of a group lie one pitch apart: where all are full there is no need to hold each. */
+    struct Slots {
+        const Columns &walk;
+        long long first, pitch;
+        int step;
+        bool whole;
+
+        DEVICE Slots(const Columns &from, int s) : walk(from), step(s)
+        {
+            const Args &a = walk.a;
+            const int lines = (int)a.lines, i = step * BN_UNROLL * lines + walk.line, end = i + (BN_UNROLL - 1) * lines;
+            pitch = a.lines * a.row_slots * T::V;
+            first = ((walk.part * a.part + i) * a.row_slots + walk.column) * T::V - a.offset;
+            whole = walk.line >= 0 && end < a.part && walk.part * a.part + end < a.rows && first >= 0 &&
+                    first + (BN_UNROLL - 1) * pitch + T::V <= a.size;
+        }
+        DEVICE Slot at(int k) const { return whole ? Slot{first + k * pitch, 0, T::V} : walk.slot(step, k); }
+    };
 
     /* The channel of element e of the group. */
     DEVICE long long channel(int e) const
@@ -123,9 +159,9 @@ template <class T> struct Columns {
 /* A thread's own slots of the units at the beginning of its sweep, in shared memory. */
 struct Kept {
     uint4 *space;
-    long long keep;
+    int keep;
 
-    DEVICE uint4 *of(long long ordinal, int operand) const
+    DEVICE uint4 *of(int ordinal, int operand) const
     {
         return ordinal < keep ? space + (operand * keep + ordinal) * BN_THREADS + threadIdx.x : nullptr;
     }
@@ -133,36 +169,40 @@ struct Kept {
 
 /* One group of slots of a thread: the same step of the same unit in both sweeps. */
 template <class T, class Walk> struct Group {
-    Slot slot[BN_UNROLL];
-    long long ordinal;
-    bool whole;
+    const typename Walk::Slots slots;
+    int ordinal;
 
-    /* `unit` counts the worker's own. */
-    DEVICE Group(const Args &a, const Walk &walk, long long unit, long long step)
-        : ordinal((unit * a.steps + step) * BN_UNROLL), whole(true)
+    /* `unit` counts the worker's own. Past 2^31 slots of a thread nothing is kept any more. */
+    DEVICE Group(const Args &a, const Walk &walk, long long unit, int step)
+        : slots(walk, step), ordinal(unit * a.steps + step < 1 << 28 ? (int)(unit * a.steps + step) * BN_UNROLL : 1 << 30)
     {
-#pragma unroll
-        for (int k = 0; k < BN_UNROLL; k++) {
-            slot[k] = walk.slot(step, k);
-            whole = whole && full<T>(slot[k]);
-        }
     }
+
+    DEVICE bool whole() const { return slots.whole; }
 
     DEVICE bool empty() const
     {
-        bool nothing = true;
+        bool nothing = !slots.whole;
 #pragma unroll
-        for (int k = 0; k < BN_UNROLL; k++) nothing = nothing && slot[k].lo >= slot[k].hi;
+        for (int k = 0; k < BN_UNROLL; k++) nothing = nothing && slots.at(k).lo >= slots.at(k).hi;
         return nothing;
     }
 
-    DEVICE bool has(int k, int j) const { return j >= slot[k].lo && j < slot[k].hi; }
+    DEVICE bool has(int k, int j) const
+    {
+        const Slot s = slots.at(k);
+        return j >= s.lo && j < s.hi;
+    }
 
-    /* From memory, kept for the second sweep. */
-    DEVICE void read(const Operand<T> &from, const Kept &kept, int operand, uint4 (&q)[BN_UNROLL]) const
+    DEVICE void read(const Operand<T> &from, uint4 (&q)[BN_UNROLL]) const
     {
 #pragma unroll
-        for (int k = 0; k < BN_UNROLL; k++) q[k] = from.load(slot[k]);
+        for (int k = 0; k < BN_UNROLL; k++) q[k] = from.load(slots.at(k));
+    }
+
+    /* For the second sweep, as far as there is space. */
+    DEVICE void keep(const Kept &kept, int operand, const uint4 (&q)[BN_UNROLL]) const
+    {
 #pragma unroll
         for (int k = 0; k < BN_UNROLL; k++)
             if (uint4 *place = kept.of(ordinal + k, operand)) *place = q[k];
@@ -174,14 +214,14 @@ template <class T, class Walk> struct Group {
 #pragma unroll
         for (int k = 0; k < BN_UNROLL; k++) {
             const uint4 *place = kept.of(ordinal + k, operand);
-            q[k] = place ? *place : from.load(slot[k]);
+            q[k] = place ? *place : from.load(slots.at(k));
         }
     }
 
     DEVICE void write(const Operand<T> &to, const uint4 (&q)[BN_UNROLL]) const
     {
 #pragma unroll
-        for (int k = 0; k < BN_UNROLL; k++) to.store(slot[k], q[k]);
+        for (int k = 0; k < BN_UNROLL; k++) to.store(slots.at(k), q[k]);
     }
 };
 
