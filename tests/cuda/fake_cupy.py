@@ -4,6 +4,7 @@ Only what bnkern and array_api_compat ask of CuPy is here. `installed(Device(...
 device's memory, an array does not turn into a NumPy array by itself; `get` copies it to the host.
 """
 
+import ctypes
 import sys
 import types
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ class Chip:
     capturing: bool = False
     stream: int = 0
     launches: list = field(default_factory=list)  # (kernel, grid, shared, cooperative)
+    streams: list = field(default_factory=list)  # of each
 
 
 chip = Chip()
@@ -33,8 +35,9 @@ chip = Chip()
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     """An array on the device."""
 
-    def __init__(self, host):
-        self._host = host
+    def __init__(self, host, dtype=None, memptr=None, strides=None):
+        """On NumPy's memory, or as CuPy has it: (shape, dtype, memptr, strides)."""
+        self._host = host if dtype is None else np.ndarray(host, dtype, memptr.buffer, 0, strides)
 
     shape = property(lambda self: self._host.shape)
     dtype = property(lambda self: self._host.dtype)
@@ -53,6 +56,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     @property
     def __cuda_array_interface__(self):
         return {**self._host.__array_interface__, "version": 3, "strides": self.strides}
+
+    def __dlpack__(self, **options):
+        return self._host.__dlpack__()
+
+    def __dlpack_device__(self):
+        return self._host.__dlpack_device__()
 
     def __array__(self, *_, **__):
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
@@ -102,6 +111,30 @@ class Stream:
         return self._capturing
 
 
+class ExternalStream(Stream):
+    """Current inside a `with`, as CuPy's."""
+
+    def __init__(self, ptr, device):
+        super().__init__(ptr, False)
+
+    def __enter__(self):
+        self._before, chip.stream = chip.stream, self.ptr
+
+    def __exit__(self, *error):
+        chip.stream = self._before
+
+
+class UnownedMemory:
+    def __init__(self, ptr, size, owner, device_id):
+        self.buffer = (ctypes.c_char * size).from_address(ptr)
+        self.buffer.owner = owner
+
+
+def MemoryPointer(memory, offset):
+    assert offset == 0
+    return memory
+
+
 class RawModule:
     def __init__(self, *, code, options):
         self._library = emulator.Library(code, options)
@@ -129,6 +162,7 @@ class RawKernel:
         if enable_cooperative_groups:
             assert grid[0] <= chip.multiprocessors * chip.blocks, "a grid that cannot be resident"
         chip.launches.append((self._name, grid[0], shared_mem, enable_cooperative_groups))
+        chip.streams.append(chip.stream)
         self._library.launch(self._name, grid[0], block[0], shared_mem, value.tobytes(), chip.order)
 
 
@@ -196,7 +230,9 @@ def _modules():
         chip.blocks, chip.shared // (shared + 1024)
     )
     cuda = types.ModuleType("cupy.cuda")
-    cuda.runtime, cuda.driver, cuda.Device, cuda.Stream = runtime, driver, Device, Stream
+    cuda.runtime, cuda.driver = runtime, driver
+    for theirs in (Device, ExternalStream, MemoryPointer, Stream, UnownedMemory):
+        setattr(cuda, theirs.__name__, theirs)
     cuda.get_current_stream = lambda: Stream(chip.stream, chip.capturing)
     device = types.ModuleType("cupy.cuda.device")
     device.Device = Device
