@@ -39,6 +39,7 @@ OPS = ("inference", "train", "backward")
 LAYOUTS = ("nchw", "nhwc")
 DTYPES = ("float32", "bfloat16")
 BATCHES = 4  # times the list's
+IN_A_ROW = 20  # small calls, so that the clock's own time does not count
 FLUSH = 256 * 2**20  # bytes, more than any L2 cache
 Call = Callable[[], Any]
 
@@ -252,9 +253,9 @@ def small_calls(cupy: Any, rounds: int) -> list[dict[str, Any]]:
         for _ in range(rounds):
             cupy.cuda.get_current_stream().synchronize()
             start = time.perf_counter()
-            for _ in range(20):
+            for _ in range(IN_A_ROW):
                 call()
-            times.append((time.perf_counter() - start) / 20)
+            times.append((time.perf_counter() - start) / IN_A_ROW)
         found.append({"op": op, "microseconds": 1e6 * median(times)})
     return found
 

@@ -133,7 +133,8 @@ def _kernel(device: int, name: str, layout: str, dtype: str | None) -> Kernel:
         return runtime.deviceGetAttribute(getattr(runtime, f"cudaDevAttr{key}"), device)
 
     blocks = driver.occupancyMaxActiveBlocksPerMultiprocessor(function.ptr, THREADS, base)
-    each = attribute("MaxSharedMemoryPerMultiprocessor") // blocks - attribute("ReservedSharedMemoryPerBlock")
+    # A quarter is left to the L1 cache, through which all loads in flight go.
+    each = attribute("MaxSharedMemoryPerMultiprocessor") * 3 // 4 // blocks - attribute("ReservedSharedMemoryPerBlock")
     shared = max(base, min(attribute("MaxSharedMemoryPerBlockOptin"), each) // 1024 * 1024)
     raw.max_dynamic_shared_size_bytes = shared
     if driver.occupancyMaxActiveBlocksPerMultiprocessor(function.ptr, THREADS, shared) < blocks:

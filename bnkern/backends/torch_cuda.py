@@ -8,7 +8,8 @@ CuPy's pool when the last tensor on it is gone; the pool hands it out again on t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 from importlib import import_module
 from typing import Any
@@ -50,21 +51,29 @@ def _view(t: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def give(result: Any, like: Any, p: Problem) -> Any:
-    """A tensor on the memory of a CuPy array: by DLPack, on the stream that made it."""
+    """A tensor on the memory of a CuPy array: by DLPack, on the stream that made it, so that no stream waits."""
     torch = sys.modules["torch"]
-    if p.dtype == "bfloat16" and result.dtype.itemsize == 2:
-        return torch.from_dlpack(result.view(np.int16)).view(torch.bfloat16)
-    return torch.from_dlpack(result)
+    with _torchs_stream(result):
+        if p.dtype == "bfloat16" and result.dtype.itemsize == 2:
+            return torch.from_dlpack(result.view(np.int16)).view(torch.bfloat16)
+        return torch.from_dlpack(result)
+
+
+@contextmanager
+def _torchs_stream(a: Any) -> Iterator[None]:
+    """PyTorch's current stream on a's device as CuPy's current one."""
+    device = a.data.device_id
+    stream = sys.modules["torch"].cuda.current_stream(device).cuda_stream
+    with cupy().cuda.Device(device), _external(stream, device):
+        yield
 
 
 def _on_torchs_stream(function: Callable[..., Any], of: int) -> Callable[..., Any]:
-    """`function` with PyTorch's current stream of argument `of`'s device as CuPy's."""
+    """`function` on the stream of its argument number `of`."""
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
-        device = arguments[of].data.device_id
-        stream = sys.modules["torch"].cuda.current_stream(device).cuda_stream
-        with cupy().cuda.Device(device), _external(stream, device):
+        with _torchs_stream(arguments[of]):
             return function(*arguments, **options)
 
     return call
