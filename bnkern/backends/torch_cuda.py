@@ -64,7 +64,7 @@ def _torchs_stream(a: Any) -> Iterator[None]:
     """PyTorch's current stream on a's device as CuPy's current one."""
     device = a.data.device_id
     stream = sys.modules["torch"].cuda.current_stream(device).cuda_stream
-    with cupy().cuda.Device(device), _external(stream, device):
+    with cupy().cuda.Device(device), _external(stream):
         yield
 
 
@@ -80,9 +80,19 @@ def _on_torchs_stream(function: Callable[..., Any], of: int) -> Callable[..., An
 
 
 @cache
-def _external(pointer: int, device: int) -> Any:
+def _external(pointer: int) -> Any:
     """PyTorch's streams live as long as the process, so what stands for them may too."""
-    return cupy().cuda.ExternalStream(pointer, device)
+    return cupy().cuda.Stream.from_external(_Stream(pointer))
+
+
+class _Stream:
+    """The CUDA stream protocol, which not every PyTorch in use speaks."""
+
+    def __init__(self, pointer: int) -> None:
+        self._pointer = pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._pointer
 
 
 stats = _on_torchs_stream(cuda.stats, 1)

@@ -30,7 +30,7 @@ def compiler():
 
 @cache
 def _folder():
-    return Path(tempfile.mkdtemp(prefix="bnkern-emulation-"))
+    return tempfile.TemporaryDirectory(prefix="bnkern-emulation-")  # goes with the process
 
 
 @cache
@@ -43,7 +43,7 @@ def _build(text, options, sanitised):
     kernels += re.findall(r'^extern "C" __global__ void __launch_bounds__\(\w+\) (\w+)\(', text, re.M)
     whole = f'#include "{HEADER}"\n{text}\n' + "".join(map(LAUNCH.format, kernels))
     key = hashlib.sha256(repr((whole, HEADER.read_text(), options, sanitised)).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("BNKERN_EMULATION") or _folder())
+    folder = Path(os.environ.get("BNKERN_EMULATION") or _folder().name)
     folder.mkdir(parents=True, exist_ok=True)
     source, library = folder / f"{key}.cpp", folder / f"{key}.so"
     if not library.exists():

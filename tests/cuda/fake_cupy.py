@@ -103,19 +103,18 @@ class Device:
 
 
 class Stream:
-    def __init__(self, ptr, capturing):
+    """Current inside a `with`."""
+
+    def __init__(self, ptr, capturing=False):
         self.ptr = ptr
         self._capturing = capturing
 
+    @classmethod
+    def from_external(cls, theirs):
+        return cls(theirs.__cuda_stream__()[1])
+
     def is_capturing(self):
         return self._capturing
-
-
-class ExternalStream(Stream):
-    """Current inside a `with`, as CuPy's."""
-
-    def __init__(self, ptr, device):
-        super().__init__(ptr, False)
 
     def __enter__(self):
         self._before, chip.stream = chip.stream, self.ptr
@@ -231,7 +230,7 @@ def _modules():
     )
     cuda = types.ModuleType("cupy.cuda")
     cuda.runtime, cuda.driver = runtime, driver
-    for theirs in (Device, ExternalStream, MemoryPointer, Stream, UnownedMemory):
+    for theirs in (Device, MemoryPointer, Stream, UnownedMemory):
         setattr(cuda, theirs.__name__, theirs)
     cuda.get_current_stream = lambda: Stream(chip.stream, chip.capturing)
     device = types.ModuleType("cupy.cuda.device")
