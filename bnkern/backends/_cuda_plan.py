@@ -56,7 +56,7 @@ class Launch(NamedTuple):
     phases: int
     grid: int
     shared: int  # bytes
-    keep: int  # slots that a thread keeps on chip, of each operand
+    keep: int  # slots that a thread keeps on chip, of each operand: whole groups of UNROLL
     cooperative: bool
 
 
@@ -135,7 +135,7 @@ def launches(g: Geometry, phases: int, operands: int, base: int, limits: Limits)
     grid, keep = min(needed, limits.blocks), 0
     if phases & FIRST and phases & SECOND:
         slots = _ceil(g.units, grid * workers) * g.steps * UNROLL
-        keep = max(0, min(slots, (limits.shared - base) // (operands * THREADS * SLOT)))
+        keep = max(0, min(slots, (limits.shared - base) // (operands * THREADS * SLOT))) // UNROLL * UNROLL
     return (Launch(phases, grid, base + keep * operands * THREADS * SLOT, keep, True),)
 
 

@@ -10,25 +10,31 @@
 
 template <class T, class Walk> struct Backward {
     typedef typename T::A A;
-    typedef Unit<T, Walk> U;
+    enum { UNROLL = 2 };
+    typedef Unit<T, Walk, UNROLL> U;
+    typedef typename U::Shared Memory;
     const Args &a;
+    const int slots; /* of a thread in a unit */
     const Operand<T> x, dy, y, dx, dr;
     const bool relu, given, frozen;
     U unit;
 
-    DEVICE Backward(const Args &args, typename U::Shared &shared)
-        : a(args), x(a, a.x), dy(a, a.dy), y(a, a.r), dx(a, a.out), dr(a, a.out2), relu(a.flags & BN_RELU),
+    DEVICE Backward(const Args &args, Memory &shared)
+        : a(args), slots((int)a.steps * BN_UNROLL), x(a, a.x), dy(a, a.dy), y(a, a.r), dx(a, a.out), dr(a, a.out2), relu(a.flags & BN_RELU),
           given(relu && a.r), frozen(a.flags & BN_FROZEN), unit(shared)
     {
     }
 
     /* dy behind the activation, where its sign is y's. */
-    DEVICE void gate_by_y(const Group<T, Walk> &group, int k, uint4 &p) const
+    DEVICE void gate_by_y(const Group<T, Walk, UNROLL> &group, uint4 (&p)[UNROLL]) const
     {
-        const uint4 r = y.load(group.slots.at(k));
+        uint4 r[UNROLL];
+        group.read(y, r);
 #pragma unroll
-        for (int j = 0; j < T::V; j++)
-            if (T::load(T::get(r, j)) <= 0) T::put(p, j, 0);
+        for (int k = 0; k < UNROLL; k++)
+#pragma unroll
+            for (int j = 0; j < T::V; j++)
+                if (T::load(T::get(r[k], j)) <= 0) T::put(p[k], j, 0);
     }
 
     /* dy behind the activation, where its sign is computed again. */
@@ -41,15 +47,13 @@ template <class T, class Walk> struct Backward {
     {
         double s[Walk::CHANNELS] = {}, t[Walk::CHANNELS] = {};
         unit.prepare(walk);
-        for (int step = 0; step < (int)a.steps; step++) {
-            const Group<T, Walk> group(a, walk, own, step);
+        for (int at = 0; at < slots; at += UNROLL) {
+            const Group<T, Walk, UNROLL> group(a, walk, own, at);
             if (group.empty()) continue;
-            uint4 q[BN_UNROLL], p[BN_UNROLL];
+            uint4 q[UNROLL], p[UNROLL];
             group.read(x, q);
             group.read(dy, p);
-            if (given)
-#pragma unroll
-                for (int k = 0; k < BN_UNROLL; k++) gate_by_y(group, k, p[k]);
+            if (given) gate_by_y(group, p);
             group.keep(kept, 0, q);
             group.keep(kept, 1, p);
 #pragma unroll
@@ -103,21 +107,18 @@ template <class T, class Walk> struct Backward {
     {
         const bool needs_x = !frozen || (relu && !given);
         unit.prepare(walk);
-        for (int step = (int)a.steps; step-- > 0;) {
-            const Group<T, Walk> group(a, walk, own, step);
+        for (int at = slots - UNROLL; at >= 0; at -= UNROLL) {
+            const Group<T, Walk, UNROLL> group(a, walk, own, at);
             if (group.empty()) continue;
-            uint4 q[BN_UNROLL] = {}, p[BN_UNROLL];
+            uint4 q[UNROLL] = {}, p[UNROLL];
             if (needs_x) group.reread(x, kept, 0, q);
             group.reread(dy, kept, 1, p);
-            if (given)
-#pragma unroll
-                for (int k = 0; k < BN_UNROLL; k++) /* what was kept has been through it */
-                    if (group.ordinal + k >= kept.keep) gate_by_y(group, k, p[k]);
+            if (given && !kept.has(group.ordinal)) gate_by_y(group, p); /* what was kept has been through it */
 #pragma unroll
             for (int j = 0; j < T::V; j++) {
                 const Coefs<A> c = unit.coefs(walk, j);
 #pragma unroll
-                for (int k = 0; k < BN_UNROLL; k++) {
+                for (int k = 0; k < UNROLL; k++) {
                     const A v = T::load(T::get(q[k], j));
                     const A g = gated(c, T::load(T::get(p[k], j)), v);
                     const A xhat = c.centred(v) * c.v[INVSTD];

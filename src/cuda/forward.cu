@@ -9,23 +9,26 @@
 
 template <class T, class Walk> struct Forward {
     typedef typename T::A A;
-    typedef Unit<T, Walk> U;
+    enum { UNROLL = 4 };
+    typedef Unit<T, Walk, UNROLL> U;
+    typedef typename U::Shared Memory;
     const Args &a;
+    const int slots; /* of a thread in a unit */
     const Operand<T> x, r, y;
     U unit;
 
-    DEVICE Forward(const Args &args, typename U::Shared &shared)
-        : a(args), x(a, a.x), r(a, a.r), y(a, a.out), unit(shared)
+    DEVICE Forward(const Args &args, Memory &shared)
+        : a(args), slots((int)a.steps * BN_UNROLL), x(a, a.x), r(a, a.r), y(a, a.out), unit(shared)
     {
     }
 
     DEVICE void first(const Walk &walk, const Kept &kept, long long u, long long own)
     {
         Run<A, int> run[Walk::CHANNELS];
-        for (int step = 0; step < (int)a.steps; step++) {
-            const Group<T, Walk> group(a, walk, own, step);
+        for (int at = 0; at < slots; at += UNROLL) {
+            const Group<T, Walk, UNROLL> group(a, walk, own, at);
             if (group.empty()) continue;
-            uint4 q[BN_UNROLL];
+            uint4 q[UNROLL];
             group.read(x, q);
             group.keep(kept, 0, q);
 #pragma unroll
@@ -76,17 +79,17 @@ template <class T, class Walk> struct Forward {
     {
         const bool relu = a.flags & BN_RELU, added = a.r != nullptr;
         unit.prepare(walk);
-        for (int step = (int)a.steps; step-- > 0;) {
-            const Group<T, Walk> group(a, walk, own, step);
+        for (int at = slots - UNROLL; at >= 0; at -= UNROLL) {
+            const Group<T, Walk, UNROLL> group(a, walk, own, at);
             if (group.empty()) continue;
-            uint4 q[BN_UNROLL], p[BN_UNROLL];
+            uint4 q[UNROLL], p[UNROLL];
             group.reread(x, kept, 0, q);
             if (added) group.read(r, p);
 #pragma unroll
             for (int j = 0; j < T::V; j++) {
                 const Coefs<A> c = unit.coefs(walk, j);
 #pragma unroll
-                for (int k = 0; k < BN_UNROLL; k++) {
+                for (int k = 0; k < UNROLL; k++) {
                     A z = c.affine(T::load(T::get(q[k], j)));
                     if (added) z += T::load(T::get(p[k], j));
                     T::put(q[k], j, T::store(relu ? gate(z, z) : z));

@@ -96,9 +96,13 @@ template <class T> struct Operand {
     {
     }
 
+    /* Of a full slot in place. */
+    DEVICE uint4 load_full(const Slot &s) const { return *(const uint4 *)(data + s.at); }
+    DEVICE void store_full(const Slot &s, const uint4 &q) const { __stcs((uint4 *)(data + s.at), q); }
+
     DEVICE uint4 load(const Slot &s) const
     {
-        if (aligned && full<T>(s)) return *(const uint4 *)(data + s.at);
+        if (aligned && full<T>(s)) return load_full(s);
         uint4 q = {0, 0, 0, 0};
 #pragma unroll
         for (int j = 0; j < T::V; j++)
@@ -108,10 +112,7 @@ template <class T> struct Operand {
 
     DEVICE void store(const Slot &s, const uint4 &q) const
     {
-        if (aligned && full<T>(s)) {
-            __stcs((uint4 *)(data + s.at), q);
-            return;
-        }
+        if (aligned && full<T>(s)) return store_full(s, q);
 #pragma unroll
         for (int j = 0; j < T::V; j++)
             if (j >= s.lo && j < s.hi) data[s.at + j] = T::get(q, j);

@@ -6,17 +6,18 @@
 #include "moments.cuh"
 #include "walk.cuh"
 
-template <class T, class Walk> struct Unit;
+/* U: slots of a thread under way at a time. */
+template <class T, class Walk, int U> struct Unit;
 
 /* A warp, one channel: coefficients in registers. */
-template <class T> struct Unit<T, Rows<T>> {
+template <class T, int U> struct Unit<T, Rows<T>, U> {
     struct Shared {
         double space[2 * BN_WARPS];
     };
     typedef Warp Team;
     typedef typename T::A A;
     enum {
-        VALUES = BN_UNROLL * T::V, /* of a channel in a group of slots */
+        VALUES = U * T::V, /* of a channel in a group of slots */
         TOGETHER = 1,              /* channels that the team merges at once */
     };
     Coefs<A> k;
@@ -34,9 +35,9 @@ template <class T> struct Unit<T, Rows<T>> {
     static DEVICE int element_of(int i, int) { return i % T::V; }
 };
 
-/* A block, many channels: coefficients in shared memory, read once for the BN_UNROLL values of each. */
-template <class T> struct Unit<T, Columns<T>> {
-    enum { VALUES = BN_UNROLL, TOGETHER = 2 };
+/* A block, many channels: coefficients in shared memory, read once for the U values of each. */
+template <class T, int U> struct Unit<T, Columns<T>, U> {
+    enum { VALUES = U, TOGETHER = 2 };
     struct Shared {
         Table<T> table;
         double space[2 * TOGETHER * BN_THREADS];
@@ -77,7 +78,7 @@ template <class T> struct Unit<T, Columns<T>> {
 /* The sweeps of a pass, with a barrier after each phase that another follows in the same launch. */
 template <template <class, class> class Pass, class T, class Walk> DEVICE void sweep(const Args &a)
 {
-    typedef typename Unit<T, Walk>::Shared Shared;
+    typedef typename Pass<T, Walk>::Memory Shared;
     static_assert(sizeof(Shared) % 16 == 0, "what is kept on chip comes after it");
     Shared &shared = shared_memory<Shared>();
     const Kept kept = {(uint4 *)(&shared + 1), (int)a.keep};
@@ -111,8 +112,8 @@ template <template <class, class> class Pass, class T, class Walk> DEVICE void s
 
 /* Two blocks on a multiprocessor: up to 128 registers for each thread. */
 #define BN_ENTRY(name, Pass)                                                                                     \
-    static_assert(sizeof(Unit<BN_DTYPE, Rows<BN_DTYPE>>::Shared) == BN_SHARED_CF, "_cuda_plan.py has another size");   \
-    static_assert(sizeof(Unit<BN_DTYPE, Columns<BN_DTYPE>>::Shared) == BN_SHARED_CL, "_cuda_plan.py has another size"); \
+    static_assert(sizeof(Pass<BN_DTYPE, Rows<BN_DTYPE>>::Memory) == BN_SHARED_CF, "_cuda_plan.py has another size");   \
+    static_assert(sizeof(Pass<BN_DTYPE, Columns<BN_DTYPE>>::Memory) == BN_SHARED_CL, "_cuda_plan.py has another size"); \
     extern "C" __global__ void __launch_bounds__(BN_THREADS, 2) BN_PASTE(name, cf, BN_DTYPE)(const Args a)       \
     {                                                                                                            \
         sweep<Pass, BN_DTYPE, Rows<BN_DTYPE>>(a);                                                                \

@@ -2,7 +2,7 @@
  *
  * A unit is what one worker sums at a time: a part of one channel for a warp (channels first), or a part of the rows of
  * some columns for a block (channels last). A worker takes adjacent units; in each, `steps` times BN_UNROLL slots for
- * each thread. The second sweep takes the same units and steps from the last to the first, so that what the first
+ * each thread, of which a pass has U (its UNROLL, a divisor of BN_UNROLL) under way at a time. The second sweep takes the same units and steps from the last to the first, so that what the first
  * read last is read again first, while it is in cache; what it read first is kept on chip (Kept).
  *
  * Slots lie at 16-byte boundaries of memory; `offset` elements of the first one lie before the array.
@@ -50,9 +50,10 @@ template <class T> struct Rows {
         begin = first - row * a.row_slots;
     }
 
-    DEVICE Slot slot(int step, int k) const
+    /* A thread's slot of that number in the unit. */
+    DEVICE Slot slot(int number) const
     {
-        const int t = (step * BN_UNROLL + k) * 32 + threadIdx.x % 32;
+        const int t = number * 32 + threadIdx.x % 32;
         if (t >= n) return Slot{0, 0, 0};
         const long long q = quotient(begin + t, a.row_slots, a.magic), i = begin + t - q * a.row_slots;
         const long long start = ((row + q) * a.channels + channel) * a.inner;
@@ -61,16 +62,16 @@ template <class T> struct Rows {
         return Slot{at, (int)(lo > 0 ? lo : 0), (int)(hi < 0 ? 0 : hi < T::V ? hi : T::V)};
     }
 
-    /* The slots of a group: its k-th, and whether all are full. */
-    struct Slots {
-        Slot slot[BN_UNROLL];
+    /* U slots from number i on, and whether all are full. */
+    template <int U> struct Slots {
+        Slot slot[U];
         bool whole;
 
-        DEVICE Slots(const Rows &walk, int step) : whole(true)
+        DEVICE Slots(const Rows &walk, int i) : whole(true)
         {
 #pragma unroll
-            for (int k = 0; k < BN_UNROLL; k++) {
-                slot[k] = walk.slot(step, k);
+            for (int k = 0; k < U; k++) {
+                slot[k] = walk.slot(i + k);
                 whole = whole && full<T>(slot[k]);
             }
         }
@@ -107,32 +108,32 @@ template <class T> struct Columns {
         if (line >= a.lines || column >= a.row_slots) line = -1; /* idle */
     }
 
-    DEVICE Slot slot(int step, int k) const
+    DEVICE Slot slot(int number) const
     {
-        const int i = (step * BN_UNROLL + k) * (int)a.lines + line;
+        const int i = number * (int)a.lines + line;
         const long long row = part * a.part + i;
         if (line < 0 || i >= a.part || row >= a.rows) return Slot{0, 0, 0};
         const long long at = (row * a.row_slots + column) * T::V - a.offset, hi = a.size - at;
         return Slot{at, (int)(at < 0 ? -at : 0), (int)(hi < 0 ? 0 : hi < T::V ? hi : T::V)};
     }
 
-    /* The slots of a group lie one pitch apart: where all are full there is no need to hold each. */
-    struct Slots {
+    /* They lie one pitch apart: where all are full there is no need to hold each. */
+    template <int U> struct Slots {
         const Columns &walk;
         long long first, pitch;
-        int step;
+        int number;
         bool whole;
 
-        DEVICE Slots(const Columns &from, int s) : walk(from), step(s)
+        DEVICE Slots(const Columns &from, int n) : walk(from), number(n)
         {
             const Args &a = walk.a;
-            const int lines = (int)a.lines, i = step * BN_UNROLL * lines + walk.line, end = i + (BN_UNROLL - 1) * lines;
+            const int lines = (int)a.lines, i = number * lines + walk.line, end = i + (U - 1) * lines;
             pitch = a.lines * a.row_slots * T::V;
             first = ((walk.part * a.part + i) * a.row_slots + walk.column) * T::V - a.offset;
             whole = walk.line >= 0 && end < a.part && walk.part * a.part + end < a.rows && first >= 0 &&
-                    first + (BN_UNROLL - 1) * pitch + T::V <= a.size;
+                    first + (U - 1) * pitch + T::V <= a.size;
         }
-        DEVICE Slot at(int k) const { return whole ? Slot{first + k * pitch, 0, T::V} : walk.slot(step, k); }
+        DEVICE Slot at(int k) const { return whole ? Slot{first + k * pitch, 0, T::V} : walk.slot(number + k); }
     };
 
     /* The channel of element e of the group. */
@@ -156,26 +157,28 @@ template <class T> struct Columns {
     }
 };
 
-/* A thread's own slots of the units at the beginning of its sweep, in shared memory. */
+/* A thread's own groups of slots at the beginning of its sweep, in shared memory; `keep` is in slots, of whole groups. */
 struct Kept {
     uint4 *space;
     int keep;
 
+    DEVICE bool has(int ordinal) const { return ordinal < keep; }
     DEVICE uint4 *of(int ordinal, int operand) const
     {
-        return ordinal < keep ? space + (operand * keep + ordinal) * BN_THREADS + threadIdx.x : nullptr;
+        return space + (operand * keep + ordinal) * BN_THREADS + threadIdx.x;
     }
 };
 
-/* One group of slots of a thread: the same step of the same unit in both sweeps. */
-template <class T, class Walk> struct Group {
-    const typename Walk::Slots slots;
+/* U slots of a thread from number i of a unit on, the same in both sweeps. */
+template <class T, class Walk, int U> struct Group {
+    const typename Walk::template Slots<U> slots;
     int ordinal;
 
     /* `unit` counts the worker's own. Past 2^31 slots of a thread nothing is kept any more. */
-    DEVICE Group(const Args &a, const Walk &walk, long long unit, int step)
-        : slots(walk, step), ordinal(unit * a.steps + step < 1 << 28 ? (int)(unit * a.steps + step) * BN_UNROLL : 1 << 30)
+    DEVICE Group(const Args &a, const Walk &walk, long long unit, int i) : slots(walk, i)
     {
+        const long long before = unit * a.steps * BN_UNROLL + i;
+        ordinal = before >> 30 ? 1 << 30 : (int)before;
     }
 
     DEVICE bool whole() const { return slots.whole; }
@@ -184,7 +187,7 @@ template <class T, class Walk> struct Group {
     {
         bool nothing = !slots.whole;
 #pragma unroll
-        for (int k = 0; k < BN_UNROLL; k++) nothing = nothing && slots.at(k).lo >= slots.at(k).hi;
+        for (int k = 0; k < U; k++) nothing = nothing && slots.at(k).lo >= slots.at(k).hi;
         return nothing;
     }
 
@@ -194,34 +197,43 @@ template <class T, class Walk> struct Group {
         return j >= s.lo && j < s.hi;
     }
 
-    DEVICE void read(const Operand<T> &from, uint4 (&q)[BN_UNROLL]) const
+    /* Full slots, the usual ones, are loaded without a branch between them: all are under way at once. */
+    DEVICE void read(const Operand<T> &from, uint4 (&q)[U]) const
     {
+        if (slots.whole && from.aligned) {
 #pragma unroll
-        for (int k = 0; k < BN_UNROLL; k++) q[k] = from.load(slots.at(k));
-    }
-
-    /* For the second sweep, as far as there is space. */
-    DEVICE void keep(const Kept &kept, int operand, const uint4 (&q)[BN_UNROLL]) const
-    {
+            for (int k = 0; k < U; k++) q[k] = from.load_full(slots.at(k));
+        } else {
 #pragma unroll
-        for (int k = 0; k < BN_UNROLL; k++)
-            if (uint4 *place = kept.of(ordinal + k, operand)) *place = q[k];
-    }
-
-    /* From where it was kept, or from memory. */
-    DEVICE void reread(const Operand<T> &from, const Kept &kept, int operand, uint4 (&q)[BN_UNROLL]) const
-    {
-#pragma unroll
-        for (int k = 0; k < BN_UNROLL; k++) {
-            const uint4 *place = kept.of(ordinal + k, operand);
-            q[k] = place ? *place : from.load(slots.at(k));
+            for (int k = 0; k < U; k++) q[k] = from.load(slots.at(k));
         }
     }
 
-    DEVICE void write(const Operand<T> &to, const uint4 (&q)[BN_UNROLL]) const
+    /* For the second sweep, as far as there is space. */
+    DEVICE void keep(const Kept &kept, int operand, const uint4 (&q)[U]) const
     {
+        if (!kept.has(ordinal)) return;
 #pragma unroll
-        for (int k = 0; k < BN_UNROLL; k++) to.store(slots.at(k), q[k]);
+        for (int k = 0; k < U; k++) *kept.of(ordinal + k, operand) = q[k];
+    }
+
+    /* From where it was kept, or from memory. */
+    DEVICE void reread(const Operand<T> &from, const Kept &kept, int operand, uint4 (&q)[U]) const
+    {
+        if (!kept.has(ordinal)) return read(from, q);
+#pragma unroll
+        for (int k = 0; k < U; k++) q[k] = *kept.of(ordinal + k, operand);
+    }
+
+    DEVICE void write(const Operand<T> &to, const uint4 (&q)[U]) const
+    {
+        if (slots.whole && to.aligned) {
+#pragma unroll
+            for (int k = 0; k < U; k++) to.store_full(slots.at(k), q[k]);
+        } else {
+#pragma unroll
+            for (int k = 0; k < U; k++) to.store(slots.at(k), q[k]);
+        }
     }
 };
 
