@@ -1,9 +1,9 @@
 /* Backward and its parts: sum dy and sum dy * xhat, and dx = scale * ((dy - mean dy) - xhat * mean(dy * xhat)).
  *
- * First sweep: both sums of each unit. Merge: those of each channel. Second sweep: dx, and dy past ReLU where there is a
- * residual; with frozen statistics dx = scale * dy, and x is not read but for the sign of ReLU. x and dy are read twice,
- * once where they stay on chip or in cache, dx written once: 20 (12) bytes for each element in float32. Behind ReLU dy
- * counts where the forward output was not <= 0: its sign is y's where y is given, else recomputed (coefs.cuh).
+ * First sweep: both sums of each unit. Merge: those of each channel. Second sweep: dx, and dy past ReLU where there is
+ * a residual; with frozen statistics dx = scale * dy, and x is not read but for the sign of ReLU. x and dy are read
+ * twice, once where they stay on chip or in cache, dx written once: 20 (12) bytes for each element in float32. Behind
+ * ReLU dy counts where the forward output was not <= 0: its sign is y's where y is given, else recomputed (coefs.cuh).
  * xhat is formed before the product: dy * (x - mean) could leave the range.
  */
 #include "unit.cuh"
@@ -20,8 +20,8 @@ template <class T, class Walk> struct Backward {
     U unit;
 
     DEVICE Backward(const Args &args, Memory &shared)
-        : a(args), slots((int)a.steps * BN_UNROLL), x(a, a.x), dy(a, a.dy), y(a, a.r), dx(a, a.out), dr(a, a.out2), relu(a.flags & BN_RELU),
-          given(relu && a.r), frozen(a.flags & BN_FROZEN), unit(shared)
+        : a(args), slots((int)a.steps * BN_UNROLL), x(a, a.x), dy(a, a.dy), y(a, a.r), dx(a, a.out), dr(a, a.out2),
+          relu(a.flags & BN_RELU), given(relu && a.r), frozen(a.flags & BN_FROZEN), unit(shared)
     {
     }
 

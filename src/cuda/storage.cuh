@@ -77,7 +77,7 @@ DEVICE double element(const Vector &v, long long c, double absent)
     return absent;
 }
 
-/* Elements lo .. hi-1 of the slot whose element 0 is element `at` of an array (of the array's own memory only those). */
+/* Elements lo .. hi-1 of the slot whose element 0 is element `at` of an array; only those are the array's to touch. */
 struct Slot {
     long long at;
     int lo, hi;

@@ -92,10 +92,9 @@ template <template <class, class> class Pass, class T, class Walk> DEVICE void s
         }
     if (a.phases & BN_FIRST && a.phases & BN_MERGE) grid_barrier(a.barrier);
     if (a.phases & BN_MERGE) {
-        const int warp = threadIdx.x / 32;
+        const long long warp = (long long)blockIdx.x * BN_WARPS + threadIdx.x / 32;
         if (a.partials <= 16 * 32) /* enough for a warp; more of them call for all warps of a block */
-            for (long long c = (long long)blockIdx.x * BN_WARPS + warp; c < a.channels; c += (long long)gridDim.x * BN_WARPS)
-                pass.merge(Warp(), c);
+            for (long long c = warp; c < a.channels; c += (long long)gridDim.x * BN_WARPS) pass.merge(Warp(), c);
         else
             for (long long c = blockIdx.x; c < a.channels; c += gridDim.x) pass.merge(Block{shared.space}, c);
     }
@@ -111,16 +110,15 @@ template <template <class, class> class Pass, class T, class Walk> DEVICE void s
 #define BN_PASTE(name, layout, dtype) BN_PASTE_(name, layout, dtype)
 
 /* Two blocks on a multiprocessor: up to 128 registers for each thread. */
-#define BN_ENTRY(name, Pass)                                                                                     \
-    static_assert(sizeof(Pass<BN_DTYPE, Rows<BN_DTYPE>>::Memory) == BN_SHARED_CF, "_cuda_plan.py has another size");   \
-    static_assert(sizeof(Pass<BN_DTYPE, Columns<BN_DTYPE>>::Memory) == BN_SHARED_CL, "_cuda_plan.py has another size"); \
-    extern "C" __global__ void __launch_bounds__(BN_THREADS, 2) BN_PASTE(name, cf, BN_DTYPE)(const Args a)       \
-    {                                                                                                            \
-        sweep<Pass, BN_DTYPE, Rows<BN_DTYPE>>(a);                                                                \
-    }                                                                                                            \
-    extern "C" __global__ void __launch_bounds__(BN_THREADS, 2) BN_PASTE(name, cl, BN_DTYPE)(const Args a)       \
-    {                                                                                                            \
-        sweep<Pass, BN_DTYPE, Columns<BN_DTYPE>>(a);                                                             \
+#define BN_LAYOUT(name, layout, Pass, Walk, bytes)                                                             \
+    static_assert(sizeof(Pass<BN_DTYPE, Walk<BN_DTYPE>>::Memory) == bytes, "_cuda_plan.py has another size");    \
+    extern "C" __global__ void __launch_bounds__(BN_THREADS, 2) BN_PASTE(name, layout, BN_DTYPE)(const Args a) \
+    {                                                                                                          \
+        sweep<Pass, BN_DTYPE, Walk<BN_DTYPE>>(a);                                                              \
     }
+
+#define BN_ENTRY(name, Pass)                       \
+    BN_LAYOUT(name, cf, Pass, Rows, BN_SHARED_CF)  \
+    BN_LAYOUT(name, cl, Pass, Columns, BN_SHARED_CL)
 
 #endif

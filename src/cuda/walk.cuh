@@ -2,8 +2,9 @@
  *
  * A unit is what one worker sums at a time: a part of one channel for a warp (channels first), or a part of the rows of
  * some columns for a block (channels last). A worker takes adjacent units; in each, `steps` times BN_UNROLL slots for
- * each thread, of which a pass has U (its UNROLL, a divisor of BN_UNROLL) under way at a time. The second sweep takes the same units and steps from the last to the first, so that what the first
- * read last is read again first, while it is in cache; what it read first is kept on chip (Kept).
+ * each thread, of which a pass has U (its UNROLL, a divisor of BN_UNROLL) under way at a time. The second sweep goes
+ * from the last slot to the first, so that what the first read last is read again first, while it is in cache; what it
+ * read first is kept on chip (Kept).
  *
  * Slots lie at 16-byte boundaries of memory; `offset` elements of the first one lie before the array.
  */
@@ -29,8 +30,8 @@ struct Units {
     }
 };
 
-/* Channels first: row q of `inner` elements belongs to channel q % channels; the slots of a channel are those of its rows,
- * one row after another. A row that begins or ends inside a slot shares it with its neighbours.
+/* Channels first: row q of `inner` elements belongs to channel q % channels; the slots of a channel are those of its
+ * rows, one row after another. A row that begins or ends inside a slot shares it with its neighbours.
  */
 template <class T> struct Rows {
     enum { CHANNELS = 1 }; /* of a slot */
@@ -83,8 +84,8 @@ template <class T> struct Rows {
     static DEVICE long long partial_of(const Args &a, long long c, long long i) { return c * a.partials + i; }
 };
 
-/* Channels last: `rows` rows of row_slots slots; a row is as many rows of the matrix as fill whole slots, so element j of
- * a row's slot w is in one column of the matrix in all rows: the remainder of (w V + j - offset) by its width. A block
+/* Channels last: `rows` rows of row_slots slots; a row is as many rows of the matrix as fill whole slots, so element j
+ * of a row's slot w is in one column of the matrix in all rows: the remainder of (w V + j - offset) by its width. A block
  * takes `columns` slots side by side, `lines` rows at a time. Channels first with short rows comes here too: then
  * `inner` neighbouring columns are a channel.
  */
@@ -157,7 +158,7 @@ template <class T> struct Columns {
     }
 };
 
-/* A thread's own groups of slots at the beginning of its sweep, in shared memory; `keep` is in slots, of whole groups. */
+/* A thread's own groups of slots at the beginning of its sweep, in shared memory: `keep` slots, whole groups. */
 struct Kept {
     uint4 *space;
     int keep;

@@ -1,9 +1,10 @@
 /* The threads of a grid on the CPU, for tests: stands in for src/cuda/device.cuh and for what NVRTC declares itself.
  *
- * Every thread is a fibre with a stack of its own. All blocks of the grid are alive at once, as in a cooperative launch,
- * and fibres run in turn until they wait: at __syncthreads for their block, at a shuffle for their warp, at __nanosleep
- * for anyone. So barriers, shuffles and spinning have their real meaning, and a missing barrier shows: fibres run in
- * order of their number, or with `order` 1 against it. A barrier that not all threads reach ends the process with words.
+ * Every thread is a fibre with a stack of its own. All blocks of the grid are alive at once, as in a cooperative
+ * launch, and fibres run in turn until they wait: at __syncthreads for their block, at a shuffle for their warp, at
+ * __nanosleep for anyone. So barriers, shuffles and spinning have their real meaning, and a missing barrier shows:
+ * fibres run in order of their number, or with `order` 1 against it. A barrier that not all threads reach ends the
+ * process with words. What it cannot show are the weak order of a GPU's memory, and how fast anything is.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -130,7 +131,8 @@ static double shuffle(double v, unsigned lane)
     return warp[lane].lent[turn];
 }
 
-static void launch(void (*kernel)(const void *), const void *args, unsigned grid, unsigned block, size_t bytes, int order)
+static void launch(void (*kernel)(const void *), const void *args, unsigned grid, unsigned block, size_t bytes,
+                   int order)
 {
     const size_t n = (size_t)grid * block;
     unsigned char *stacks = (unsigned char *)mmap(nullptr, n * STACK, PROT_READ | PROT_WRITE,
