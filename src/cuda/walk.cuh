@@ -85,8 +85,8 @@ template <class T> struct Rows {
 };
 
 /* Channels last: `rows` rows of row_slots slots; a row is as many rows of the matrix as fill whole slots, so element j
- * of a row's slot w is in one column of the matrix in all rows: the remainder of (w V + j - offset) by its width. A block
- * takes `columns` slots side by side, `lines` rows at a time. Channels first with short rows comes here too: then
+ * of a row's slot w is in one column of the matrix in all rows, the remainder of (w V + j - offset) by its width. A
+ * block takes `columns` slots side by side, `lines` rows at a time. Channels first with short rows comes here too: then
  * `inner` neighbouring columns are a channel.
  */
 template <class T> struct Columns {
