@@ -71,12 +71,12 @@ def run(name: str, dtype: str, g: Geometry, arrays: Arrays, phases: int, flags: 
 
 
 def run_running(running: tuple[int, int, int], value: tuple[int, int, int], channels: int, momentum: float,
-                scale: float) -> None:  # fmt: skip
-    """The running update (src/cuda/running.cu) on the current device and stream."""
+                scale: float, flags: int = 0) -> None:  # fmt: skip
+    """The running update, or a cast (src/cuda/running.cu), on the current device and stream."""
     g = Geometry("", 0, channels, *(0,) * 12)
     step = Launch(0, -(-channels // THREADS), 0, 0, False)
     function = _kernel(_device(), "running", "", None).function
-    _launch(function, step, Arrays(0, mean=running, var=value), 0, momentum, scale, 0, g)
+    _launch(function, step, Arrays(0, mean=running, var=value), 0, momentum, scale, flags, g)
 
 
 def _launch(

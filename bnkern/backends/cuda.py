@@ -24,7 +24,7 @@ from bnkern.backends._cuda_plan import FIRST, MERGE, SECOND, SLOT, Geometry, geo
 Maybe = Array | None
 Vector = tuple[int, int, int]
 
-RELU, FROZEN = 1, 2  # BN_RELU, BN_FROZEN
+RELU, FROZEN, CAST = 1, 2, 4  # BN_RELU ...
 _TYPES = {"float32": 1, "float64": 2, "float16": 3, "bfloat16": 4, "uint16": 4}  # BN_FLOAT32 ...
 
 
@@ -138,6 +138,14 @@ def update_running(running: Array, value: Array, momentum: float, scale: float =
     """running = (1 - momentum) * running + momentum * (value * scale), in float64, in place whatever the strides."""
     with _on_device_of(running):
         _cuda_launch.run_running(_vector(running), _vector(value), running.size, momentum, scale)
+
+
+def narrow(v: Array, dtype: Any) -> Array:
+    """A vector in another dtype, rounded once; what is too large for it is Inf."""
+    with _on_device_of(v):
+        result = cupy().empty(v.shape, dtype)
+        _cuda_launch.run_running(_vector(result), _vector(v), v.size, 0.0, 1.0, CAST)
+        return result
 
 
 def explain(x: Array, axis: int, op: str) -> dict[str, Any]:

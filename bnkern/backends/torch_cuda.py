@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from bnkern._check import Problem
 from bnkern._types import Array
 from bnkern.backends import cuda
 from bnkern.backends._cuda_launch import cupy
@@ -50,11 +49,11 @@ def _view(t: Any, dtype: np.dtype[Any]) -> Any:
     return cupy().ndarray(tuple(t.shape), dtype, cupy().cuda.MemoryPointer(memory, 0), strides)
 
 
-def give(result: Any, like: Any, p: Problem) -> Any:
+def give(result: Any, like: Any) -> Any:
     """A tensor on the memory of a CuPy array: by DLPack, on the stream that made it, so that no stream waits."""
     torch = sys.modules["torch"]
     with _torchs_stream(result):
-        if p.dtype == "bfloat16" and result.dtype.itemsize == 2:
+        if result.dtype == np.uint16:
             return torch.from_dlpack(result.view(np.int16)).view(torch.bfloat16)
         return torch.from_dlpack(result)
 
@@ -101,5 +100,6 @@ inference = _on_torchs_stream(cuda.inference, 1)
 reduce = _on_torchs_stream(cuda.reduce, 1)
 input_grad = _on_torchs_stream(cuda.input_grad, 1)
 backward = _on_torchs_stream(cuda.backward, 1)
+narrow = _on_torchs_stream(cuda.narrow, 0)
 update_running = _on_torchs_stream(cuda.update_running, 0)
 explain = cuda.explain

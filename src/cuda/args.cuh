@@ -10,7 +10,7 @@ enum { BN_THREADS = 256, BN_WARPS = BN_THREADS / 32, BN_UNROLL = 4 };
 /* Phases, each of which needs the one before to be complete: a launch of several has barriers in between. */
 enum { BN_FIRST = 1, BN_MERGE = 2, BN_SECOND = 4 };
 
-enum { BN_RELU = 1, BN_FROZEN = 2 };
+enum { BN_RELU = 1, BN_FROZEN = 2, BN_CAST = 4 };
 
 /* One number for each channel; absent: type BN_ABSENT. */
 enum { BN_ABSENT, BN_FLOAT32, BN_FLOAT64, BN_FLOAT16, BN_BFLOAT16 };

@@ -116,7 +116,7 @@ def test_tensors_are_lent_as_they_lie(chip, monkeypatch, dtype, order):
     y, mean, _ = torch_cuda.train(p, lent, None, None, None, None)
     assert set(chip.streams) == {1234}
     assert chip.stream == 0, "CuPy's current stream is as it was"
-    y, mean = torch_cuda.give(y, x, p), torch_cuda.give(mean, x, p)
+    y, mean = torch_cuda.give(y, x), torch_cuda.give(mean, x)
     assert (y.dtype, mean.dtype) == (x.dtype, torch.float64)
     wide = x.double()
     expected = (wide - wide.mean((0, 2, 3), keepdim=True)) / torch.sqrt(
@@ -136,3 +136,16 @@ def test_stats_are_the_same_for_a_view_of_the_same_bits(chip):
     one, other = (cuda.train(problem, fake_cupy.asarray(a), *[None] * 4) for a in (x, x.view(np.uint16)))
     assert same_bits(one[0].get().view(np.uint16), other[0].get())
     assert same_bits(one[1].get(), other[1].get())
+
+
+def test_narrow_rounds_once(chip):
+    """Doubles between two values of a 16-bit type, a little off the middle: by way of float32 they would be ties."""
+    values = np.array([1 + 2.0**-11 + 2.0**-40, -1 - 2.0**-11 - 2.0**-40, 1 + 2.0**-11 - 2.0**-40, 1e300, -0.0, np.nan])
+    got = cuda.narrow(fake_cupy.asarray(values), np.float16)
+    with np.errstate(all="ignore"):
+        assert same_bits(got.get()[:5], values.astype(np.float16)[:5])
+    assert np.isnan(got.get()[5])
+    values = np.array([1 + 2.0**-8 + 2.0**-40, 1 + 2.0**-8 - 2.0**-40, 1 + 3 * 2.0**-8 - 2.0**-40, -np.inf])
+    bits = cuda.narrow(fake_cupy.asarray(values), np.uint16).get()
+    assert [hex(b) for b in bits] == ["0x3f81", "0x3f80", "0x3f81", "0xff80"]
+    assert same_bits(cuda.narrow(fake_cupy.asarray(values), np.float32).get(), values.astype(np.float32))
