@@ -15,7 +15,7 @@ from bnkern._kinds import kind_of, one_place, place
 from bnkern._types import Array
 from bnkern.backends import Backend, cpu
 
-BACKENDS = ("cpu", "torch", "jax", "dask", "generic")  # modules of bnkern.backends in order of preference
+BACKENDS = ("cpu", "torch", "jax", "cuda", "dask", "generic")  # modules of bnkern.backends in order of preference
 
 _chosen: dict[Any, Backend] = {np.ndarray: cpu}  # by type, or by (type, place)
 

@@ -32,8 +32,10 @@ class Kind(NamedTuple):
 KINDS = {
     ("numpy", ""): Kind("NumPy", ("cpu",)),
     ("torch", "cpu"): Kind("PyTorch, CPU", ("torch",)),
+    ("torch", "cuda"): Kind("PyTorch, CUDA (without CuPy: array API)", ("torch", "generic")),
     ("torch", ""): Kind("PyTorch, other devices", ("generic",)),
     ("torch", "meta"): Kind("PyTorch, meta", (), refused="a meta tensor has no values"),
+    ("cupy", ""): Kind("CuPy", ("cuda",)),
     ("jax.numpy", "cpu"): Kind("JAX, CPU", ("jax",), writable=False),
     ("jax.numpy", "traced"): Kind("JAX under jit, grad, vmap", ("generic",), writable=False),
     ("jax.numpy", ""): Kind("JAX, sharded or on other devices", ("generic",), writable=False),

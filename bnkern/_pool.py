@@ -73,9 +73,10 @@ class MemoryPool:
             part = real("fraction", fraction)
             if not 0 <= part <= 1:
                 raise ValueError(f"fraction: expected a number from 0 to 1, got {fraction!r}")
-            size = int(part * memory())
-        if _cpu.pool_state()[3] != OFF:
-            _cpu.pool_set_limit(integer("size", size, low=0))
+            size = max(1, int(part * memory()))  # 0 would be no limit
+        limit = integer("size", size, low=0)
+        if self.is_enabled():
+            _cpu.pool_set_limit(limit)
 
     def is_enabled(self) -> bool:
         """Whether anything is kept at all: BNKERN_POOL=off in the environment switches that off."""
@@ -114,7 +115,7 @@ def initial_limit(setting: str | None) -> int:
         return int(FRACTION * memory())
     if setting == "off":
         return OFF
-    if setting.isdecimal():
+    if setting.isascii() and setting.isdecimal() and int(setting) < 2**63:
         return int(setting)
     raise ImportError(f"{VARIABLE}: expected 'off' or a limit in bytes, got {setting!r}")
 

@@ -25,7 +25,7 @@ static bn_pool_facts facts = {.limit = -1};
 static size_t rounded(size_t bytes)
 {
     size_t step = 64;
-    while (step * 16 < bytes) step *= 2;
+    while (step < bytes / 16) step *= 2;
     return (bytes + step - 1) / step * step;
 }
 
@@ -106,6 +106,7 @@ void *bn_pool_calloc(void *context, size_t count, size_t bytes)
 void *bn_pool_realloc(void *context, void *p, size_t bytes)
 {
     if (!p) return bn_pool_malloc(context, bytes);
+    if (bytes > (size_t)1 << 62) return NULL;
     const size_t capacity = ((struct block *)p - 1)->capacity;
     if (rounded(bytes) == capacity) return p;
     void *to = bn_pool_malloc(context, bytes);

@@ -4,6 +4,9 @@
 cdef extern from "numpy/arrayobject.h":
     void *PyArray_BASE(cnp.ndarray)
     bint PyArray_ISCARRAY(cnp.ndarray)
+    bint PyArray_CHKFLAGS(cnp.ndarray, int)
+    enum:
+        NPY_ARRAY_OWNDATA
 
 
 cdef inline bint exact(object a) noexcept:
@@ -11,8 +14,8 @@ cdef inline bint exact(object a) noexcept:
 
 
 cdef inline bint owner(object a) noexcept:
-    """An array of NumPy whose memory no other array began with."""
-    return exact(a) and PyArray_BASE(a) == NULL
+    """An array of NumPy whose memory no other array has, or had first."""
+    return exact(a) and PyArray_BASE(a) == NULL and PyArray_CHKFLAGS(a, NPY_ARRAY_OWNDATA)
 
 
 def usual_vectors(x, Py_ssize_t channels, int required, *vectors):
@@ -54,10 +57,10 @@ def usual_output(out, *others):
 
 
 def usual_running(mean, var, *others):
-    """Both can be written, own their memory, and are neither each other nor one of the others, which own theirs."""
+    """Both lie gapless, can be written, own their memory, and are not each other nor one of the others, which own theirs."""
     if mean is var or not (owner(mean) and owner(var)):
         return False
-    if not (cnp.PyArray_ISWRITEABLE(mean) and cnp.PyArray_ISWRITEABLE(var)):
+    if not (PyArray_ISCARRAY(mean) and PyArray_ISCARRAY(var)):  # strides can be set afterwards
         return False
     for a in others:
         if a is not None and (a is mean or a is var or not owner(a)):

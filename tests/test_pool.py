@@ -109,6 +109,8 @@ def test_an_array_that_does_not_come_back_is_given_to_the_system_first(pool):
 
 
 def test_set_limit_takes_a_fraction(pool):
+    pool.set_limit(fraction=0)
+    assert pool.get_limit() == 1, "0 would be no limit"
     pool.set_limit(fraction=0.25)
     assert 0 < pool.get_limit() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -202,7 +204,7 @@ def test_the_variable_sets_the_limit(python):
     assert python(STATE, env={"BNKERN_POOL": "1000000"}).stdout.split() == ["True", "1000000", "0"]
 
 
-@pytest.mark.parametrize("setting", ["no", "-1", "1e9", "10 GB"])
+@pytest.mark.parametrize("setting", ["no", "-1", "1e9", "10 GB", "9" * 25])
 def test_other_settings_are_refused(python, setting):
     done = python("import bnkern", env={"BNKERN_POOL": setting}, check=False)
     assert done.returncode == 1

@@ -1,5 +1,7 @@
 """Running statistics: the arithmetic of Algorithm 2, in place and pure, in buffers of any memory."""
 
+import warnings
+
 import cases
 import numpy as np
 import oracle
@@ -98,6 +100,16 @@ def test_buffers_of_any_strides_are_updated_in_place(view):
     want = bnkern.update_running(*old, stats)
     assert np.array_equal(mean, want[0])
     assert np.array_equal(var, want[1])
+
+
+def test_a_buffer_that_lies_on_itself_is_refused():
+    """Strides can be set on an array that owns its memory, too."""
+    mean = np.zeros(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        mean.strides = (0,)
+    with pytest.raises(ValueError, match="running_mean: expected one place in memory per element"):
+        bnkern.batch_norm_train(cases.make((6, 5, 7), 1).x, None, None, mean, np.ones(5))
 
 
 def test_two_columns_of_one_array_do_not_overlap():

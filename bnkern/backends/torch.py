@@ -15,7 +15,7 @@ import numpy as np
 from bnkern._args import dtype_name
 from bnkern._merge import cast
 from bnkern._types import Array
-from bnkern.backends import cpu
+from bnkern.backends import cpu, torch_cuda
 from bnkern.backends.lent import Loan, functions
 
 
@@ -24,15 +24,12 @@ def accepts(x: Array) -> str | None:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(x, torch.Tensor):
         return f"not a PyTorch tensor but {type(x).__name__}"
-    if x.device.type not in _LOANS:
-        return f"no kernels for device {x.device.type!r}{_INSTALL.get(x.device.type, '')}"
-    return None
+    if x.device.type == "cuda":
+        return torch_cuda.accepts(x)
+    return None if x.device.type in _LOANS else f"no kernels for device {x.device.type!r}"
 
 
 _BFLOAT16 = np.dtype(np.uint16)  # its bits, which is what the kernels take for it
-
-# What would have to be there for a device that a backend exists for.
-_INSTALL = {"cuda": ": they need CuPy (pip install cupy-cuda12x)"}
 
 
 def _loan(arguments: tuple[Any, ...]) -> Loan:
@@ -44,19 +41,24 @@ def _on_cpu() -> Loan:
     return Loan(cpu, sys.modules["torch"].Tensor, _lend, _give, _wrote)
 
 
-# How tensors get to kernels, by device. CUDA's place is here: its loan lends by cupy.from_dlpack, gives back by
-# torch.from_dlpack, and its kernels run on torch.cuda.current_stream() as a cupy.cuda.ExternalStream.
-_LOANS = {"cpu": _on_cpu}
+@cache
+def _on_cuda() -> Loan:
+    return Loan(torch_cuda, sys.modules["torch"].Tensor, torch_cuda.lend, torch_cuda.give, _wrote)
+
+
+# How tensors get to kernels, by device.
+_LOANS = {"cpu": _on_cpu, "cuda": _on_cuda}
 
 stats, train, inference, reduce, input_grad, backward = functions(_loan)
 
 
 def narrow(v: Array, dtype: Any) -> Array:
     """By the kernels' conversion: PyTorch's goes from float64 to 16 bits through float32, and rounds twice."""
-    if v.device.type != "cpu":
-        return cast(v, dtype)
     name = dtype_name(dtype)
-    return _give(cast(_lend(v), _BFLOAT16 if name == "bfloat16" else np.dtype(name)), v)
+    to = _BFLOAT16 if name == "bfloat16" else np.dtype(name)
+    if v.device.type == "cuda":
+        return torch_cuda.give(torch_cuda.narrow(torch_cuda.lend(v), to), v)
+    return _give(cast(_lend(v), to), v)
 
 
 def update_running(running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
