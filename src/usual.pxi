@@ -57,7 +57,7 @@ def usual_output(out, *others):
 
 
 def usual_running(mean, var, *others):
-    """Both lie gapless, can be written, own their memory, and are not each other nor one of the others, which own theirs."""
+    """Both lie gapless, can be written, own their memory; neither is the other nor among the others, who own theirs."""
     if mean is var or not (owner(mean) and owner(var)):
         return False
     if not (PyArray_ISCARRAY(mean) and PyArray_ISCARRAY(var)):  # strides can be set afterwards
