@@ -106,6 +106,8 @@ cdef extern from "view.h" nogil:
     int64_t bn_cache_bytes()
     int64_t bn_stream_bytes()
     double bn_now()
+    unsigned bn_exact_begin()
+    void bn_exact_end(unsigned)
     void bn_store_fence()
     void bn_raise(int *)
     bint bn_raised(const int *)

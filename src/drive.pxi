@@ -15,10 +15,17 @@ cdef void run(worker work, Job *job) noexcept nogil:
     """The one parallel region of the library. An own, capped count: the runtime's settings are never trusted."""
     cdef int t
     if job.threads == 1:
-        work(job, 0)
+        exactly(work, job, 0)
         return
     for t in prange(job.threads, num_threads=job.threads, schedule='static', chunksize=1):
-        work(job, t)
+        exactly(work, job, t)
+
+
+cdef inline void exactly(worker work, Job *job, int t) noexcept nogil:
+    """In the default floating-point mode: another (torch.set_flush_denormal) is one thread's, and bits would depend on it."""
+    cdef unsigned mode = bn_exact_begin()
+    work(job, t)
+    bn_exact_end(mode)
 
 
 cdef bint stopped(Job *job, int t) noexcept nogil:

@@ -33,13 +33,14 @@ static inline uint16_t bn_to_bf16(float f)
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-/* The exponent is moved by a product, which normalises subnormals too. */
+/* No step meets a float32 subnormal, so flush-to-zero modes change nothing. */
 static inline float bn_from_f16(uint16_t h)
 {
-    uint32_t magnitude = (uint32_t)(h & 0x7fff) << 13;
-    uint32_t u = bn_bits(bn_float(magnitude) * 0x1p112f);
-    if (magnitude >= 0x0f800000) u |= 0x7f800000;              /* Inf and NaN */
-    if (magnitude > 0x0f800000) u |= 0x400000;                 /* quiet, as the processor's instruction does */
+    const uint32_t magnitude = (uint32_t)(h & 0x7fff) << 13;
+    uint32_t u = magnitude + 0x38000000;
+    if (magnitude < 0x00800000) u = bn_bits((float)(h & 0x7fff) * 0x1p-24f); /* subnormal */
+    if (magnitude >= 0x0f800000) u |= 0x7f800000;                            /* Inf and NaN */
+    if (magnitude > 0x0f800000) u |= 0x400000;                               /* quiet, as the processor's instruction does */
     return bn_float(u | (uint32_t)(h & 0x8000) << 16);
 }
 

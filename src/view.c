@@ -94,6 +94,26 @@ int64_t bn_stream_bytes(void)
     return size;
 }
 
+unsigned bn_exact_begin(void)
+{
+#if defined(__x86_64__)
+    const unsigned mode = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(0x1f80);
+    return mode;
+#else
+    return 0;
+#endif
+}
+
+void bn_exact_end(unsigned mode)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_ldmxcsr(mode);
+#else
+    (void)mode;
+#endif
+}
+
 void bn_store_fence(void)
 {
 #if defined(__x86_64__)

@@ -85,6 +85,10 @@ int64_t bn_cache_bytes(void);
  */
 int64_t bn_stream_bytes(void);
 
+/* Rounding to nearest and subnormals as they are, whatever mode the calling thread is in; the mode to go back to. */
+unsigned bn_exact_begin(void);
+void bn_exact_end(unsigned mode);
+
 /* Makes non-temporal stores visible to other threads. */
 void bn_store_fence(void);
 

@@ -365,6 +365,30 @@ def test_agrees_with_pytorch(case, training):
     torch.testing.assert_close(bnkern.batch_norm_backward(dy, x, stats, w, b, frozen=not training).dx, dx)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_flushing_subnormals_changes_no_bit(dtype):
+    """The mode is the calling thread's; the kernels work in their own on every thread."""
+    scale = {"float32": 1e-40, "float16": 1e-6}[dtype]
+    case = cases.make((3, 5, 6000), 1)
+    x, dy = ((a * scale).astype(dtype) for a in (case.x, case.dy))
+
+    def results():
+        y, stats = bnkern.batch_norm_train(x, eps=1e-30)
+        with bnkern.threads(1):
+            dx = bnkern.batch_norm_backward(dy, x, stats, eps=1e-30).dx
+        return y, *stats[:2], dx
+
+    want = results()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormals")
+    try:
+        got = results()
+    finally:
+        torch.set_flush_denormal(False)
+    assert np.any(want[1])
+    assert all(same_bits(a, b) for a, b in zip(got, want, strict=True))
+
+
 def test_cuda_tensors_are_told_what_is_missing():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
