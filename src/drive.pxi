@@ -22,7 +22,7 @@ cdef void run(worker work, Job *job) noexcept nogil:
 
 
 cdef inline void exactly(worker work, Job *job, int t) noexcept nogil:
-    """In the default floating-point mode: another (torch.set_flush_denormal) is of one thread, and bits would follow."""
+    """In the default floating-point mode: others hold for one thread alone, and bits would follow."""
     cdef unsigned mode = bn_exact_begin()
     work(job, t)
     bn_exact_end(mode)
