@@ -8,7 +8,7 @@
  * logical (C) order. They are cut into blocks of BN_BLOCK; a block into sub-blocks of BN_SUB; element i of a
  * sub-block belongs to lane i % BN_LANES, and each lane is summed in the arithmetic type in order of i. After each
  * sub-block lane j is added, in float64, to accumulator j % 8, lanes 0..7 first. At the end of the block the eight
- * accumulators are added as ((0+4)+(2+6)) + ((1+5)+(3+7)). Blocks are merged in order, in float64 (merge.pxi).
+ * accumulators are added as ((0+4)+(2+6)) + ((1+5)+(3+7)). Blocks are merged in order, in float64 (passes.pxi).
  * Results therefore depend on the values and their logical order alone: not on layout, strides, alignment, vector
  * width or threads.
  */

@@ -5,6 +5,7 @@ cdef enum:
     TILE_WIDTH = 2048     # elements of a coefficient tile of short rows
     FLAT_WIDTH = 256      # the same for gapless channels-last rows
     LONG_ROW = 512        # rows from here on are worth a call each
+    GAPPED_GROUP = 128    # channels taken together where rows may have to be copied: a thread's copies stay in L2
     SHORT_ROW = 16        # rows below are taken several channels at a time
     CHANNEL = -2          # in place of an axis
 
@@ -207,7 +208,7 @@ cdef void plan(Job *job, int threads) noexcept nogil:
     if job.layout == BN_CHANNELS_LAST:
         # whole rows, in the order of memory, unless that leaves threads idle
         groups = minimum(ceil_div(2 * job.threads, job.blocks), ceil_div(channels, 64))
-        groups = maximum(groups, ceil_div(channels, BN_GROUP))
+        groups = maximum(groups, ceil_div(channels, BN_GROUP if job.shape.nd == 1 else GAPPED_GROUP))
         job.group = ceil_div(ceil_div(channels, groups), 16) * 16 if groups > 1 else channels
         lcm = channels * 16 // gcd16(channels)
         # one run of gapless memory in every operand: with more axes left, something lies between or in another order

@@ -142,16 +142,14 @@ INLINE void border_line(term *f, const struct row *p, int64_t j, int64_t n, cons
 INLINE void stream_channels(term *f, const bn_span *a, int64_t i, int flags)
 {
     const struct row p = row_at(a, i, 0, flags);
-    const int64_t cs = a->cs, width = a->width, total = a->channels * width, ahead = a->prefetch;
+    const int64_t cs = a->cs, width = a->width, total = a->channels * width;
     const A *coef = a->coef;
     int64_t j = head_of(p.out), end = width;
     ragged(f, &p, 0, j, width, coef, cs, flags);
     for (;; end += width, coef++) {
         const coefs c = coefs_of_channel(coef, cs);
-        for (; j + LINE <= end; j += LINE) {
-            fetch(&p, j, ahead, flags);
+        for (; j + LINE <= end; j += LINE)
             for (int k = 0; k < LINE; k += W) put_streaming(f, &p, j + k, &c, flags);
-        }
         if (end == total) break;
         if (j < end) {
             border_line(f, &p, j, end - j, coef, cs, flags);

@@ -71,6 +71,22 @@ def test_conversions_at_every_level(python, level):
     assert json.loads(python(CHILD, env={"BNKERN_CPU": level}).stdout) == want
 
 
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001])
+@pytest.mark.parametrize("dtype", HALF)
+def test_a_nan_with_a_full_payload_stays_nan(dtype, bits, axis):
+    """Rounding up what looks like the largest number would make it -0 or Inf."""
+    case = cases.make((4, 19, 37), axis, dtype)
+    vector = np.ones(case.channels, np.float32)
+    vector.view(np.uint32)[::2] = bits
+    plain = np.ones_like(vector)
+    for mean, var, weight, bias in (np.roll([vector, plain, plain, plain], k, axis=0) for k in range(4)):
+        y = bnkern.batch_norm_inference(case.x, mean, var, weight, bias, axis=axis)
+        nan = np.moveaxis(np.isnan(y.astype(np.float32)), axis, 0)
+        assert nan[::2].all()
+        assert not nan[1::2].any()
+
+
 @pytest.mark.parametrize("dtype", HALF)
 def test_a_float64_is_rounded_once(dtype):
     """Just above a tie: by way of float32 it would become the tie, and go down."""

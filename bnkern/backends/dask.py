@@ -104,13 +104,6 @@ def stats(p: Problem, x: Array) -> tuple[Array, Array]:
     return whole[0], whole[1]
 
 
-def train(
-    p: Problem, x: Array, weight: Maybe, bias: Maybe, residual: Maybe, out: Maybe
-) -> tuple[Array, Array, Array]:
-    mean, var = stats(p, x)
-    return inference(p, x, mean, var, weight, bias, residual, out), mean, var
-
-
 def inference(
     p: Problem, x: Array, mean: Array, var: Array, weight: Maybe, bias: Maybe, residual: Maybe, out: Maybe
 ) -> Array:
@@ -136,7 +129,8 @@ def input_grad(
     return gradient(0) if want_dx else None, gradient(1) if want_dresidual else None
 
 
-# The two passes joined are the same in every library whose results come when they are asked for.
+# The passes joined are the same in every library whose results come when they are asked for.
+train = generic.in_two(stats, inference)
 backward = generic.joined(reduce, input_grad)
 
 

@@ -41,13 +41,6 @@ def stats(p: Problem, x: Array) -> tuple[Array, Array]:
         return w.xp.reshape(mean, p.vector), var
 
 
-def train(
-    p: Problem, x: Array, weight: Maybe, bias: Maybe, residual: Maybe, out: Maybe
-) -> tuple[Array, Array, Array]:
-    mean, var = stats(p, x)
-    return inference(p, x, mean, var, weight, bias, residual, out), mean, var
-
-
 def inference(
     p: Problem, x: Array, mean: Array, var: Array, weight: Maybe, bias: Maybe, residual: Maybe, out: Maybe
 ) -> Array:
@@ -87,6 +80,18 @@ def input_grad(
         return _deliver(w.like_x(w.down(dx)), out), dresidual
 
 
+def in_two(stats: Callable[..., Any], inference: Callable[..., Any]) -> Callable[..., Any]:
+    """`Backend.train` of its two passes."""
+
+    def train(
+        p: Problem, x: Array, weight: Maybe, bias: Maybe, residual: Maybe, out: Maybe
+    ) -> tuple[Array, Array, Array]:
+        mean, var = stats(p, x)
+        return inference(p, x, mean, var, weight, bias, residual, out), mean, var
+
+    return train
+
+
 def joined(reduce: Callable[..., Any], input_grad: Callable[..., Any]) -> Callable[..., Any]:
     """`Backend.backward` of its two passes, each where it is needed."""
 
@@ -109,6 +114,7 @@ def joined(reduce: Callable[..., Any], input_grad: Callable[..., Any]) -> Callab
     return backward
 
 
+train = in_two(stats, inference)
 backward = joined(reduce, input_grad)
 
 
