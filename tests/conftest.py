@@ -13,7 +13,6 @@ TESTS = Path(__file__).resolve().parent
 # `python -m pytest` puts the repository's root first on the path, where the folder bnkern/ has no compiled
 # module.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != TESTS.parent]
-sys.path.insert(0, str(TESTS))  # oracle, compare, cases, support
 
 try:
     import bnkern._cpu
@@ -23,8 +22,8 @@ except ImportError as error:
         "Install it first, from the root of the repository: python -m pip install '.[test]'"
     ) from error
 
-import support  # noqa: E402
-from backends import INSTALLED, Backend  # noqa: E402
+from helpers import support  # noqa: E402
+from helpers.libraries import INSTALLED, Backend  # noqa: E402
 
 # Deterministic by default; HYPOTHESIS_PROFILE=explore draws new examples each time, and many more.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=200)

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from support import TESTS
+from helpers.support import TESTS
 
 import bnkern
 

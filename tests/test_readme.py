@@ -6,7 +6,7 @@
 import re
 from pathlib import Path
 
-import support
+from helpers import support
 
 from bnkern._kinds import table
 

@@ -1,4 +1,4 @@
-/* What the kernels take from the device beyond C++: the one file that tests/cuda/emulation.h stands in for.
+/* What the kernels take from the device beyond C++: the one file that tests/helpers/emulation.h stands in for.
  *
  * No header of CUDA is needed, so that NVRTC can compile the kernels wherever CuPy runs.
  */

@@ -1,0 +1,128 @@
+"""Dask arrays: graphs alone, any chunking, the results of the whole, and no scheduler asked before the user asks."""
+
+import numpy as np
+import pytest
+from helpers import cases
+from helpers.compare import same_bits
+from helpers.libraries import of_framework, refuse_to_compute
+
+import bnkern
+
+dask = of_framework("dask")
+da = pytest.importorskip("dask.array", reason="dask.array is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_computed():
+    with dask.config.set(scheduler=refuse_to_compute):
+        yield
+
+
+def computed(*arrays):
+    return dask.compute(*arrays, scheduler="synchronous")
+
+
+CHUNKS = {
+    "one": -1,
+    "batch": (2, -1, -1, -1),
+    "channels": (-1, 2, -1, -1),
+    "single values": (1, 1, 1, 1),
+    "uneven": ((1, 4, 2), (3, 3), (5, 1), (2, 5)),
+    "with empty ones": ((0, 7), (6,), (2, 0, 4), (7, 0)),
+}
+
+
+def everything(x, dy, w, b, r):
+    y, stats = bnkern.batch_norm_train(x, w, b, residual=r, activation="relu")
+    how = {"activation": "relu", "y": y, "needs": ("x", "weight", "bias", "residual")}
+    grads = bnkern.batch_norm_backward(dy, x, stats, w, b, **how)
+    sums = bnkern.backward_reduce(dy, x, stats, w, b)
+    dx = bnkern.backward_apply(dy, x, stats, sums, w, b)
+    frozen = bnkern.batch_norm_backward(dy, x, stats, w, frozen=True, needs=("x",)).dx
+    return y, stats.mean, stats.var, *grads, *sums, dx, frozen
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_any_chunking_is_the_whole(chunks):
+    case = cases.make((7, 6, 6, 7), 1)
+    plain = case.x, case.dy, case.weight, case.bias, case.residual
+    x = da.from_array(case.x, chunks=CHUNKS[chunks])
+    others = [da.from_array(a, chunks=4) for a in plain[1:]]  # chunked otherwise than x
+    lazy = everything(x, *others)
+    assert all(isinstance(a, da.Array) for a in lazy)
+    assert lazy[0].chunks == lazy[3].chunks == x.chunks
+    for got, want in zip(computed(*lazy), everything(*plain), strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_one_chunk_gives_the_bits_of_numpy():
+    case = cases.make((7, 6, 6, 7), 1)
+    plain = case.x, case.dy, case.weight, case.bias, case.residual
+    lazy = everything(*(da.from_array(a, chunks=-1) for a in plain))
+    for i, (got, want) in enumerate(zip(computed(*lazy), everything(*plain), strict=True)):
+        assert same_bits(got, want), i
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_the_scheduler_changes_no_bit(scheduler):
+    case = cases.make((40, 6, 6, 7), 1)
+    x = da.from_array(case.x, chunks=(1, 4, -1, -1))
+    stats = bnkern.batch_stats(x)
+    want = computed(*stats[:2])
+    for got, expected in zip(dask.compute(*stats[:2], scheduler=scheduler), want, strict=True):
+        assert same_bits(got, expected)
+
+
+def test_digits_are_kept_over_many_chunks():
+    """Offset 1e6, one chunk per sample: merged as (count, mean, M2), not as sums of squares."""
+    x = (cases.make((64, 3, 50), 1, "float64").x + 1e6).astype(np.float32)
+    mean, var = computed(*bnkern.batch_stats(da.from_array(x, chunks=(1, -1, -1)))[:2])
+    wide = x.astype(np.longdouble)
+    np.testing.assert_allclose(mean, wide.mean((0, 2)).astype(float), rtol=1e-15)
+    np.testing.assert_allclose(var, wide.var((0, 2)).astype(float), rtol=1e-6)
+
+
+def test_the_other_functions_stay_lazy():
+    case = cases.make((6, 5, 4), 1)
+    x, mean, var = (da.from_array(a, chunks=3) for a in (case.x, case.bias, case.weight**2))
+    stats = bnkern.merge_stats([bnkern.batch_stats(x[:2]), bnkern.batch_stats(x[2:])])
+    running = bnkern.update_running(mean, var, stats)
+    folded = bnkern.fold_batch_norm(x[0], None, mean, var)
+    assert all(isinstance(a, da.Array) for a in (*stats[:2], *running, *folded))
+    want = bnkern.update_running(case.bias, case.weight**2, bnkern.batch_stats(case.x))
+    for got, expected in zip(computed(*running), want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_float64_without_a_warning():
+    """NaN and overflow inside a chunk are results, not events."""
+    x = np.full((4, 3, 5), 3e38, np.float32)
+    x[0, 1, 2], x[:, 2] = np.nan, np.inf
+    with np.errstate(all="raise"):
+        y = computed(bnkern.batch_norm_train(da.from_array(x, chunks=2))[0])[0]
+    assert np.array_equal(y[:, 0], np.zeros((4, 5)))
+    assert np.isnan(y[:, 1:]).all()
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_unknown_chunk_sizes_are_refused_by_name():
+    x = da.from_array(np.ones((4, 3), np.float32), chunks=2)
+    with pytest.raises(ValueError, match=r"x: expected a known shape, got \(nan, 3\).*compute_chunk_sizes"):
+        bnkern.batch_norm_train(x[da.from_array(np.ones(4, bool), chunks=2)])
+    weight = da.from_array(np.ones(3), chunks=2)
+    with pytest.raises(ValueError, match=r"weight: expected shape \(3,\)"):
+        bnkern.batch_norm_train(x, weight[weight > 0])
+
+
+def test_chunks_of_other_libraries_are_refused_by_name():
+    x = da.from_array(np.ones((4, 3), np.float32), chunks=2).map_blocks(np.ma.masked_array)
+    with pytest.raises(TypeError, match="x: expected a Dask array of NumPy chunks, got one of MaskedArray"):
+        bnkern.batch_norm_train(x)
+
+
+def test_a_single_value_per_channel_is_refused_at_once():
+    with pytest.raises(ValueError, match="x: expected more than one value per channel"):
+        bnkern.batch_norm_train(da.ones((1, 3), chunks=1))

@@ -1,0 +1,406 @@
+"""PyTorch tensors: their own memory in and out, their rules about graphs and writes kept, all else refused by name."""
+
+import warnings
+
+import numpy as np
+import pytest
+from helpers import cases
+from helpers.compare import same_bits
+from helpers.libraries import Backend, of_framework
+from helpers.support import linux_only
+
+import bnkern
+from bnkern._args import widest
+from bnkern._check import problem
+from bnkern.backends import generic
+from bnkern.backends import torch as adapter
+
+torch = of_framework("torch")
+
+
+@pytest.fixture
+def case():
+    return cases.make((4, 5, 6, 3), 1)
+
+
+def tensors(case):
+    return [torch.from_numpy(a.copy()) for a in (case.x, case.weight, case.bias, case.dy)]
+
+
+# ---------------------------------------------------------------- memory
+
+
+@linux_only
+def test_nothing_is_copied():
+    """64 MB tensors are read and written where they lie: the process's peak memory says so."""
+    import resource
+
+    x = torch.ones(64, 256, 32, 32)  # 64 MB
+    out = torch.ones_like(x)
+    bnkern.batch_norm_train(x[:1])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    bnkern.batch_norm_train(x, out=out)
+    bnkern.batch_norm_train(x.permute(0, 2, 3, 1), axis=-1, out=out.permute(0, 2, 3, 1))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
+
+
+def test_bfloat16_is_lent_as_its_bits():
+    """No package is needed for it: the tensor's memory as uint16, in whatever strides, and back."""
+    t = torch.randn(4, 6, 5).to(torch.bfloat16)[:, ::2].transpose(0, 2)
+    lent = adapter._lend(t)
+    assert lent.dtype == np.uint16
+    assert lent.ctypes.data == t.data_ptr()
+    assert lent.strides == tuple(2 * s for s in t.stride())
+    back = adapter._give(lent, t)
+    assert back.dtype is torch.bfloat16
+    assert back.data_ptr() == t.data_ptr()
+    assert torch.equal(back, t)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sums_are_rounded_once(dtype):
+    """float64 to 16 bits: through float32, as PyTorch goes, what lies just above a tie would be rounded down."""
+    tie = {"float16": 1 + 2**-11, "bfloat16": 1 + 2**-8}[dtype]
+    sums, dtype = torch.tensor([tie * (1 + 2**-40), tie], dtype=torch.float64), getattr(torch, dtype)
+    got = adapter.narrow(sums, dtype)
+    assert got.dtype is dtype
+    assert got.tolist() == [2 * tie - 1, 1.0]
+    assert sums.to(dtype).tolist() != got.tolist()  # else there was nothing to take care of
+
+
+@pytest.mark.parametrize("gradient", ["contiguous", "channels last"])
+@pytest.mark.parametrize("memory", ["contiguous", "channels last", "permuted"])
+def test_results_are_in_the_memory_format_of_x(case, memory, gradient):
+    formats = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+    x, w, b, dy = tensors(case)
+    dy = dy.contiguous(memory_format=formats[gradient])
+    x = x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0) if memory == "permuted" else x
+    x = x.contiguous(memory_format=formats[memory]) if memory in formats else x
+    y, stats = bnkern.batch_norm_train(x, w, b, residual=dy, activation="relu")
+    how = {"activation": "relu", "needs": ("x", "residual")}
+    grads = bnkern.batch_norm_backward(dy, x, stats, w, b, y=y, **how)
+    assert y.stride() == grads.dx.stride() == grads.dresidual.stride() == x.stride()
+    p = problem(x, 1, 1e-5, "relu")
+    by_generic = generic.backward(p, dy, x, *stats[:2], w, b, y, False, p.count, frozenset(how["needs"]), None)
+    assert by_generic[0].stride() == by_generic[3].stride() == x.stride()
+    assert generic.train(p, x, w, b, dy, None)[0].stride() == x.stride()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_same_bits_as_numpy(axis, threads):
+    """Large enough for several threads, odd sizes: every result of training and backward."""
+    case = cases.make((5, 71, 33, 29), axis)
+    want = cases.essentials(case)
+    x, w, b, dy = tensors(case)
+    with bnkern.threads(threads):
+        residual = torch.from_numpy(case.residual)
+        y, stats = bnkern.batch_norm_train(x, w, b, axis=axis, activation="relu", residual=residual)
+        how = {"axis": axis, "activation": "relu", "y": y, "needs": ("x", "weight", "bias", "residual")}
+        grads = bnkern.batch_norm_backward(dy, x, stats, w, b, **how)
+    got = {"y": y, "mean": stats.mean, "var": stats.var, **grads._asdict()}
+    assert [name for name in want if not same_bits(got[name].numpy(), want[name])] == []
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_writes_are_counted(case):
+    """A graph that saved what is overwritten notices, as with any other in-place operation."""
+    x, w, b, _ = tensors(case)
+    out, mean, var = torch.empty_like(x), torch.zeros(5), torch.ones(5)
+    versions = [t._version for t in (x, w, b, out, mean, var)]
+    bnkern.batch_norm_train(x, w, b, mean, var, out=out)
+    assert [t._version for t in (x, w, b, out, mean, var)] == [v + (i > 2) for i, v in enumerate(versions)]
+
+    saved = torch.ones(4, 5, 6, 3)
+    loss = (torch.ones(4, 5, 6, 3, requires_grad=True) * saved).sum()
+    bnkern.batch_norm_train(x, out=saved)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_buffers_stay_out_of_the_graph(case):
+    """Under no_grad an x that requires grad is a value like others, and the module's buffers stay buffers."""
+    x, *_ = tensors(case)
+    layer = torch.nn.BatchNorm2d(5)
+    x.requires_grad_()
+    with torch.no_grad():
+        y, stats = bnkern.batch_norm_train(x, layer.weight, layer.bias, layer.running_mean, layer.running_var)
+    twin = torch.nn.BatchNorm2d(5)
+    expected = twin(x).detach()
+    assert not any(t.requires_grad for t in (y, *stats[:2], layer.running_mean, layer.running_var))
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(layer.running_mean, twin.running_mean)
+    torch.testing.assert_close(layer.running_var, twin.running_var)
+
+
+def test_a_parameter_is_written_only_without_gradients(case):
+    x, *_ = tensors(case)
+    mean, var = torch.nn.Parameter(torch.zeros(5)), torch.nn.Parameter(torch.ones(5))
+    with pytest.raises(TypeError, match=r"running_mean: .*require grad"):
+        bnkern.batch_norm_train(x, None, None, mean, var)
+    assert not mean.any()
+    with torch.no_grad():
+        _, stats = bnkern.batch_norm_train(x, None, None, mean, var)
+    torch.testing.assert_close(mean.detach(), (0.1 * stats.mean).float())
+    assert mean.is_leaf
+    assert mean.requires_grad
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "out"])
+def test_an_expanded_tensor_is_refused_before_anything_is_written(case, name):
+    x, *_ = tensors(case)
+    given = {"running_mean": torch.zeros(5), "running_var": torch.ones(5), "out": torch.full_like(x, 7)}
+    given[name] = torch.ones(1).expand(given[name].shape)
+    before = {key: t.clone() for key, t in given.items()}
+    with pytest.raises(ValueError, match=f"{name}: expected one place in memory per element, got strides"):
+        bnkern.batch_norm_train(x, **given)
+    assert all(torch.equal(given[key], t) for key, t in before.items())
+
+
+def test_overlap_is_seen_in_memory(case):
+    """Other tensor objects on the same memory: refused where they overlap in part, right where exactly."""
+    memory = torch.arange(1000.0).reshape(10, 5, 20)
+    x, shifted = memory[:8], memory[1:9]
+    before = memory.clone()
+    with pytest.raises(ValueError, match="out: expected x itself or memory apart from it"):
+        bnkern.batch_norm_train(x, out=shifted)
+    with pytest.raises(ValueError, match=r"out: .*shared with weight"):
+        bnkern.batch_norm_train(x.clone(), memory[0, :, 0], out=memory[:8])
+    both = torch.ones(5)
+    with pytest.raises(ValueError, match=r"running_var: .*shared with running_mean"):
+        bnkern.batch_norm_train(x, None, None, both[:], both[:])
+    with pytest.raises(ValueError, match=r"running_mean: .*shared with x"):
+        bnkern.batch_norm_train(x, None, None, memory[0, :, 0], both)
+    how = {"stats": bnkern.batch_stats(x), "needs": ("x", "residual"), "out": x[:]}
+    with pytest.raises(ValueError, match=r"out: .*apart from dy"):
+        bnkern.batch_norm_backward(x, shifted.clone(), **how)
+    assert torch.equal(memory, before)
+
+    want, _ = bnkern.batch_norm_train(x)
+    y, _ = bnkern.batch_norm_train(x, out=memory[:8])
+    assert y.data_ptr() == x.data_ptr()
+    assert torch.equal(y, want)
+    assert torch.equal(memory[8:], before[8:])
+
+
+def test_inference_tensors(case):
+    with torch.inference_mode():
+        x, mean, var = torch.from_numpy(case.x).clone(), torch.zeros(5), torch.ones(5)
+        y, _ = bnkern.batch_norm_train(x, None, None, mean, var, out=torch.empty_like(x))
+    assert mean.all()
+    assert y.is_inference()
+    assert same_bits(bnkern.batch_norm_train(x)[0].numpy(), bnkern.batch_norm_train(case.x)[0])  # to read is no harm
+    before = mean.clone()
+    with pytest.raises(ValueError, match=r"running_mean: .*inference tensor.*update_running"):
+        bnkern.batch_norm_train(x, None, None, mean, var)
+    assert torch.equal(mean, before)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def calls(case):
+    """Every function with every array argument that it may take, by name."""
+    x, w, b, dy = tensors(case)
+    stats = bnkern.batch_stats(x)
+    mean, var = stats.mean, stats.var
+    forward = {"x": x, "weight": w, "bias": b, "residual": dy}
+    running = {"running_mean": torch.zeros(5), "running_var": torch.ones(5)}
+    backward = {"dy": dy, "x": x, "mean": mean, "var": var, "weight": w, "bias": b, "y": dy.clone()}
+    sums = {"sum_dy": mean.clone(), "sum_dy_xhat": var.clone()}
+
+    def gathered(function, **more):
+        def call(mean, var, sum_dy=None, sum_dy_xhat=None, **arrays):
+            if sum_dy is not None:
+                arrays["sums"] = (sum_dy, sum_dy_xhat)
+            return function(stats=(mean, var, stats.count), **arrays, **more)
+
+        return call
+
+    relu = {"activation": "relu"}
+    return [
+        (lambda x: bnkern.batch_stats(x), {"x": x}),
+        (bnkern.batch_norm_train, forward | running | {"out": torch.empty_like(x)}),
+        (bnkern.batch_norm_inference, forward | running | {"out": torch.empty_like(x)}),
+        (gathered(bnkern.batch_norm_backward, **relu), backward | {"out": torch.empty_like(x)}),
+        (gathered(bnkern.backward_reduce, **relu), backward),
+        (gathered(bnkern.backward_apply, **relu), backward | sums | {"out": torch.empty_like(x)}),
+        (gathered(bnkern.update_running), running | {"mean": mean, "var": var}),
+        (lambda mean, var: bnkern.merge_stats([(mean, var, 3)]), {"mean": mean, "var": var}),
+        (bnkern.fold_batch_norm, {"conv_weight": torch.ones(5, 2), "conv_bias": w.clone(), **running, "weight": b}),
+    ]
+
+
+def test_requires_grad_is_never_dropped_in_silence(case):
+    """Each array argument of each function: with gradients on an error with its name and the remedy, else values."""
+    for function, arguments in calls(case):
+        for name in arguments:
+            changed = {key: t.clone() for key, t in arguments.items()}
+            changed[name].requires_grad_()
+            with pytest.raises(TypeError, match=rf"{name}: .*does not require grad.*torch\.no_grad\(\).*detach\(\)"):
+                function(**changed)
+            with torch.no_grad():
+                function(**changed)
+
+
+def fake():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode().from_tensor(torch.ones(4, 5))
+
+
+def nested():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.ones(4, 5), torch.ones(3, 5)])
+
+
+class Mine(torch.Tensor):
+    pass
+
+
+def quantised():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.ones(4, 5), 0.1, 0, torch.quint8)
+
+
+ODD = {
+    "sparse": (lambda: torch.ones(4, 5).to_sparse(), "layout torch.sparse_coo"),
+    "sparse rows": (lambda: csr(), "layout torch.sparse_csr"),
+    "nested": (nested, "nested"),
+    "quantised": (quantised, "quantised"),
+    "negated view": (lambda: torch.ones(4, 5, dtype=torch.complex64).conj().imag, "resolve_neg"),
+    "conjugated": (lambda: torch.ones(4, 5, dtype=torch.complex64).conj(), "conjugates"),
+    "meta": (lambda: torch.ones(4, 5, device="meta"), "a meta tensor has no values"),
+    "fake": (fake, "its subclass FakeTensor"),
+    "subclass": (lambda: torch.ones(4, 5).as_subclass(Mine), "its subclass Mine"),
+    "complex": (lambda: torch.ones(4, 5, dtype=torch.complex64), "torch.complex64"),
+    "uninitialised": (lambda: torch.nn.UninitializedParameter(), "its subclass UninitializedParameter"),
+}
+
+
+def csr():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ones(4, 5).to_sparse_csr()
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_plain_tensor_is_refused_by_name(odd):
+    make, words = ODD[odd]
+    with pytest.raises(TypeError, match=f"x: expected .*got .*{words}"):
+        bnkern.batch_norm_train(make())
+    if odd not in ("uninitialised", "complex", "nested", "quantised", "conjugated"):
+        with pytest.raises(TypeError, match=f"residual: expected .*got .*{words}"):
+            bnkern.batch_norm_train(torch.ones(4, 5), residual=make())
+
+
+# PyTorch's own, when forward-mode differentiation is first used.
+old_jit = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+
+
+@old_jit
+@pytest.mark.parametrize("transform", ["grad", "vmap", "jvp"])
+def test_transforms_of_torch_func(transform):
+    x = torch.randn(3, 4, 5)
+
+    def function(t):
+        return bnkern.batch_norm_train(t)[0].sum()
+
+    call = {
+        "grad": lambda: torch.func.grad(function)(x),
+        "vmap": lambda: torch.func.vmap(function)(x),
+        "jvp": lambda: torch.func.jvp(function, (x,), (x,)),
+    }[transform]
+    with pytest.raises(TypeError, match=r"x: expected a tensor with memory, got one wrapped by a transform"):
+        call()
+
+
+@old_jit
+def test_tangents_are_not_dropped():
+    from torch.autograd import forward_ad
+
+    x = torch.randn(4, 5)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(TypeError, match=r"x: .*a dual tensor"):
+            bnkern.batch_norm_train(dual)
+        bnkern.batch_norm_train(x)
+
+
+def test_other_devices_are_named():
+    x, meta = torch.ones(4, 5), torch.ones(5, device="meta")
+    with pytest.raises(TypeError, match=r"weight: .*a meta tensor has no values"):
+        bnkern.batch_norm_train(x, meta)
+
+
+def test_statistics_where_a_device_has_no_float64():
+    """Apple's GPUs: what decides is the device, which PyTorch's own table does not look at."""
+    import array_api_compat.torch as xp
+
+    class OnMps:
+        device = torch.device("mps")
+
+    assert widest(xp, torch.ones(1)) is torch.float64
+    assert widest(xp, OnMps()) is torch.float32
+
+
+# ---------------------------------------------------------------- layers against PyTorch's own
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_agrees_with_pytorch(case, training):
+    x, w, b, dy = tensors(case)
+    x.requires_grad_()
+    mean, var = torch.linspace(-1, 1, 5), torch.linspace(0.5, 2, 5)
+    expected = torch.nn.functional.batch_norm(x, mean.clone(), var.clone(), w, b, training)
+    (dx,) = torch.autograd.grad(expected, x, dy)
+    x = x.detach()
+    stats = bnkern.batch_stats(x) if training else (mean, var, None)
+    y = bnkern.batch_norm_inference(x, *stats[:2], w, b)
+    torch.testing.assert_close(y, expected.detach())
+    torch.testing.assert_close(bnkern.batch_norm_backward(dy, x, stats, w, b, frozen=not training).dx, dx)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_flushing_subnormals_changes_no_bit(dtype):
+    """The mode is the calling thread's; the kernels work in their own on every thread."""
+    scale = {"float32": 1e-40, "float16": 1e-6}[dtype]
+    case = cases.make((3, 5, 6000), 1)
+    x, dy = ((a * scale).astype(dtype) for a in (case.x, case.dy))
+
+    def results():
+        y, stats = bnkern.batch_norm_train(x, eps=1e-30)
+        with bnkern.threads(1):
+            dx = bnkern.batch_norm_backward(dy, x, stats, eps=1e-30).dx
+        return y, *stats[:2], dx
+
+    want = results()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormals")
+    try:
+        got = results()
+    finally:
+        torch.set_flush_denormal(False)
+    assert np.any(want[1])
+    assert all(same_bits(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_cuda_tensors_are_told_what_is_missing():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x = torch.empty(4, 5, device="cuda")
+    reason = adapter.accepts(x)
+    assert reason is None or "CuPy is not installed" in reason
+    assert adapter.accepts(torch.empty(4, 5, device="meta")) == "no kernels for device 'meta'"
+
+
+def test_explain_tells_of_the_kernels(case):
+    told = bnkern.explain(Backend.TORCH_CHANNELS_LAST.make(case.x))
+    assert told.backend == "torch"
+    assert told.layout == "channels last"
+    assert told.refused == ("cpu: not a NumPy array but Tensor",)
