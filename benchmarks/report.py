@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-import bnkern._cpu as _cpu
 import charts
 import layers
 import rivals
@@ -29,6 +28,7 @@ import tables
 import bnkern
 from bnkern._bench import processor
 from bnkern._measure import OPS, Case, least_bytes, make_case, measure
+from bnkern._native import kernels
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("numpy", "torch", "onednn-cpu-gomp", "jax", "onnxruntime", "ml_dtypes")
@@ -214,7 +214,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "load before": round(os.getloadavg()[0], 2),
         "threads": bnkern.get_num_threads(),
-        "isa": _cpu.level(),
+        "isa": kernels.level(),
         "bnkern": bnkern.__version__,
         "compiler": bnkern.show_config("dicts")["build"]["compiler"],  # type: ignore[index]
         "python": platform.python_version(),

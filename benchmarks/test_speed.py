@@ -4,13 +4,13 @@ The calls of a case are timed in turn (bnkern._measure.measure), by the test tha
 their part. pytest-benchmark gets the samples through a clock that replays them.
 """
 
-import bnkern._cpu as _cpu
 import pytest
 import rivals
 import suite
 
 import bnkern
 from bnkern._measure import OPS
+from bnkern._native import kernels
 
 WHO = ["bnkern", "limit", "bnkern fresh", "torch", "torch fresh", "onednn cf", "onednn cl", "onednn blocked"]
 WHO += ["jax", "onnxruntime", "numpy"]
@@ -50,7 +50,7 @@ def median(values):
 def test_layer(benchmark, samples, problem, op, who):
     found = samples(problem, op, suite.calls)
     bytes_least = OPS[op].arrays * problem.layer.size * _itemsize(problem.dtype)
-    info = {"bytes": bytes_least, "isa": _cpu.level(), "threads": bnkern.get_num_threads()}
+    info = {"bytes": bytes_least, "isa": kernels.level(), "threads": bnkern.get_num_threads()}
     seconds = median(found.get(who, [0.0]))
     if seconds:
         info["GB/s"] = round(bytes_least / seconds / 1e9, 2)
@@ -65,7 +65,7 @@ def test_layer(benchmark, samples, problem, op, who):
 def test_small(benchmark, samples, layer, op, who):
     problem = suite.Problem(layer, "nhwc" if len(layer.shape) == 2 else "nchw", "float32")
     found = samples(problem, op, suite.small_calls)
-    info = {"isa": _cpu.level(), "threads": bnkern.get_num_threads()}
+    info = {"isa": kernels.level(), "threads": bnkern.get_num_threads()}
     show(benchmark, f"small calls, {op}", found, who, info)
 
 

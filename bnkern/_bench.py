@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import bnkern._cpu as _cpu
 from bnkern._args import READY
 from bnkern._build import VERSION
 from bnkern._config import explain
@@ -28,6 +27,7 @@ from bnkern._measure import (
     measure,
     torch_calls,
 )
+from bnkern._native import kernels
 from bnkern._threads import MOST, get_num_threads, threads
 
 SHAPES = ((32, 256, 56, 56), (32, 512, 7, 7), (2, 32, 14, 14))
@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     budget = min(3.0, args.seconds / (len(jobs) * len(args.ops)))
     with threads(args.threads) if args.threads else nullcontext():
         printer = _printer()
-        printer.line(f"bnkern {VERSION} on {processor()}, {_cpu.level()}, threads: {get_num_threads()}, {args.dtype}")
+        machine = f"{processor()}, {kernels.level()}, threads: {get_num_threads()}"
+        printer.line(f"bnkern {VERSION} on {machine}, {args.dtype}")
         if not args.no_torch and find_spec("torch") is None:
             printer.line("PyTorch is not installed: its columns stay empty.")
         for shape, layout in jobs:

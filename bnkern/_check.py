@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-import bnkern._cpu as _cpu
 from bnkern._args import PER_CHANNEL, READY, describe, dtype_name, integer, real
 from bnkern._kinds import kind, same_kind
 from bnkern._memory import same_places, shared, writable
+from bnkern._native import checks as fast
 from bnkern._types import Array, BatchStats
 
 _ndarray = np.ndarray
@@ -85,7 +85,7 @@ def problem(x: Array, axis: Any = 1, eps: Any = 0.0, activation: Any = None) -> 
 
 def _vectors(p: Problem, x: Array, names: tuple[str, ...], required: int, *vectors: Any) -> None:
     """Per-channel arrays: (C,), float32, float64 or x's dtype. All but the first `required` may be None."""
-    if _cpu.usual_vectors(x, p.channels, required, *vectors):
+    if fast.vectors(x, p.channels, required, *vectors):
         return
     for i, (name, v) in enumerate(zip(names, vectors, strict=True)):
         if v is not None or i < required:
@@ -104,7 +104,7 @@ def vector(name: str, v: Array, shape: tuple[int, ...], meaning: str, *also: str
 
 def _like_x(p: Problem, x: Array, name: str, a: Any) -> None:
     """An array of x's kind, shape and dtype (in whatever byte order and strides)."""
-    if _cpu.usual_twin(x, a):
+    if fast.twin(x, a):
         return
     same_kind(name, a, "x", x)
     if tuple(a.shape) != p.shape:
@@ -116,7 +116,7 @@ def _like_x(p: Problem, x: Array, name: str, a: Any) -> None:
 def _out(p: Problem, x: Array, out: Any, places: dict[str, Any], vectors: dict[str, Any]) -> None:
     """`out` is like x, can be written, and is exactly one of `places` or shares no memory with an input."""
     _like_x(p, x, "out", out)
-    if _cpu.usual_output(out, *places.values(), *vectors.values()):
+    if fast.output(out, *places.values(), *vectors.values()):
         return
     writable("out", out, "leave out=None for a new array")
     for name, a in places.items():
@@ -184,7 +184,7 @@ def train(
     if out is not None:
         _out(p, x, out, {"x": x, "residual": residual}, {"weight": weight, "bias": bias})
     given = running_mean is not None or running_var is not None
-    if given and not _cpu.usual_running(running_mean, running_var, x, weight, bias, residual, out):
+    if given and not fast.running(running_mean, running_var, x, weight, bias, residual, out):
         others = {"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out}
         _running(running_mean, running_var, others)
     return p, factor, correction

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import bnkern._build as _build
-import bnkern._cpu as _cpu
 from bnkern import _pool, _threads
 from bnkern._args import DTYPES
 from bnkern._check import problem
 from bnkern._dispatch import BACKENDS, backend_for
+from bnkern._native import kernels
 from bnkern._types import Array
 
 # Optional packages, each with the names under which it is distributed.
@@ -48,7 +48,7 @@ def config() -> dict[str, Any]:
             "compiler": _build.COMPILER,
             "flags": _build.C_FLAGS,
             "type": _build.BUILD_TYPE,
-            "threading": "OpenMP" if _cpu.has_openmp() else "serial, built without OpenMP",
+            "threading": "OpenMP" if kernels.has_openmp() else "serial, built without OpenMP",
             "levels": list(_build.LEVELS),
             "host": _build.HOST,
         },
@@ -58,8 +58,8 @@ def config() -> dict[str, Any]:
             "array-api-compat": _version("array-api-compat"),
         },
         "instruction set": {
-            "supported here": list(_cpu.levels()),
-            "chosen": _cpu.level(),
+            "supported here": list(kernels.levels()),
+            "chosen": kernels.level(),
             "BNKERN_CPU": os.environ.get("BNKERN_CPU"),
         },
         "threads": _thread_facts(),
@@ -107,8 +107,8 @@ def _lines(facts: dict[str, dict[str, Any]]) -> Iterator[str]:
 def _thread_facts() -> dict[str, Any]:
     """The number of threads, what decides it, and all that might have."""
     known = dict(_threads.why())
-    number = _threads.get_num_threads() if _cpu.has_openmp() else 1
-    if not _cpu.has_openmp():
+    number = _threads.get_num_threads() if kernels.has_openmp() else 1
+    if not kernels.has_openmp():
         reason = "a serial build"
     elif known["set_num_threads"] is not None:
         reason = "set_num_threads"

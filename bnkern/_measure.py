@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import bnkern._cpu as _cpu
 from bnkern import _api
+from bnkern._native import cpu
 from bnkern._threads import get_num_threads, set_num_threads
 from bnkern._types import Array, BatchStats
 
@@ -199,7 +199,7 @@ def limit(case: Case, kind: str, threads: int | None = None) -> Call:
     """What the machine can do: a streaming copy (x to out) or triad (x + dy to out) of this case's memory."""
     x, dy, out = (_words(a) for a in (case.x, case.dy, case.out))
     number = threads or get_num_threads()
-    return lambda: _cpu.limit(x, dy if kind == "triad" else None, out, threads=number)
+    return lambda: cpu.limit(x, dy if kind == "triad" else None, out, threads=number)
 
 
 def _words(a: Array) -> Array:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-import bnkern._cpu as _cpu
 from bnkern._args import namespace, native, widest
+from bnkern._native import vectors as _vectors
 from bnkern._types import Array, BatchStats
 
 _FLOAT32 = np.dtype(np.float32)
@@ -77,7 +77,7 @@ def narrowed(dtype: Any, narrow: Callable[[Array, Any], Array], *vectors: Array 
     if dtype is not _FLOAT32:  # the common case in no time
         dtype = native(dtype)
     if isinstance(dtype, np.dtype):
-        plain = _cpu.narrow_each(dtype, vectors)
+        plain = _vectors.cast_each(dtype, vectors)
         if plain is not None:
             return plain
     return [v if v is None or v.dtype is dtype or v.dtype == dtype else narrow(v, dtype) for v in vectors]
@@ -86,5 +86,5 @@ def narrowed(dtype: Any, narrow: Callable[[Array, Any], Array], *vectors: Array 
 def cast(v: Array, dtype: Any) -> Array:
     """A vector in another dtype; values too large for it are Inf, silently."""
     if isinstance(v, np.ndarray):
-        return _cpu.narrow(v, np.dtype(dtype))
+        return _vectors.cast(v, np.dtype(dtype))
     return namespace(v).astype(v, dtype)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import bnkern._cpu as _cpu
 from bnkern._args import integer, real
+from bnkern._native import memory as _memory
 
 FRACTION = 1 / 8  # of the memory there is: the limit unless the user sets one
 VARIABLE = "BNKERN_POOL"
@@ -27,28 +27,28 @@ class MemoryPool:
 
     def used_bytes(self) -> int:
         """Bytes of the results that are in use now."""
-        return int(_cpu.pool_state()[0])
+        return int(_memory.pool_state()[0])
 
     def free_bytes(self) -> int:
         """Bytes that are kept for results to come."""
-        return int(_cpu.pool_state()[1])
+        return int(_memory.pool_state()[1])
 
     def total_bytes(self) -> int:
         """Both together."""
-        used, free, *_ = _cpu.pool_state()
+        used, free, *_ = _memory.pool_state()
         return int(used + free)
 
     def n_free_blocks(self) -> int:
         """How many blocks are kept."""
-        return int(_cpu.pool_state()[2])
+        return int(_memory.pool_state()[2])
 
     def free_all_blocks(self) -> None:
         """Give what is kept back to the system."""
-        _cpu.pool_free_all()
+        _memory.pool_free_all()
 
     def get_limit(self) -> int:
         """The most that `total_bytes` may be once a result has gone; 0 for no limit."""
-        return max(0, int(_cpu.pool_state()[3]))
+        return max(0, int(_memory.pool_state()[3]))
 
     def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
         """Set the limit, and give back at once what is kept beyond it.
@@ -76,11 +76,11 @@ class MemoryPool:
             size = max(1, int(part * memory()))  # 0 would be no limit
         limit = integer("size", size, low=0)
         if self.is_enabled():
-            _cpu.pool_set_limit(limit)
+            _memory.pool_set_limit(limit)
 
     def is_enabled(self) -> bool:
         """Whether anything is kept at all: BNKERN_POOL=off in the environment switches that off."""
-        return bool(_cpu.pool_state()[3] != OFF)
+        return bool(_memory.pool_state()[3] != OFF)
 
 
 def get_default_memory_pool() -> MemoryPool:
@@ -121,4 +121,4 @@ def initial_limit(setting: str | None) -> int:
 
 
 _pool = MemoryPool()
-_cpu.pool_set_limit(initial_limit(os.environ.get(VARIABLE)))
+_memory.pool_set_limit(initial_limit(os.environ.get(VARIABLE)))

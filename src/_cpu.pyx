@@ -198,11 +198,12 @@ cdef class Call:
         self.keep.append(a)
         return a
 
-    cdef bint ready(self, int passes, double eps, bint relu, bint frozen) except -1:
+    cdef bint ready(self, int passes, double eps, int activation, bint frozen) except -1:
         """Collapse axes and settle the layout; False where the arrays have none in common."""
         self.job.passes = passes
         self.job.eps = eps
-        self.job.flags = (BN_RELU if relu else 0) | (BN_FROZEN if frozen else 0)
+        self.job.flags = BN_FROZEN if frozen else 0
+        self.job.activation = activation
         if not self.fits:
             return False
         if not bn_collapse(&self.job.shape, self.first.ndim, <const int64_t *> self.first.shape, self.axis,
@@ -346,6 +347,54 @@ def backward(dy, x, y, out, out2, mean, var, weight, bias, double count, bint fr
     return dx, sum_dy, sum_dy_xhat, dresidual
 
 
+def run(object call, int passes, int threads, bint dresidual=False):
+    """Runs `passes` (STATS, REDUCE, APPLY, GRAD) of a call: (y or dx, mean, var, sum dy, sum dy * xhat, dresidual).
+
+    What no pass computes is None. None instead of a tuple: the arrays have no memory layout in common, nothing was done.
+    Attributes read: x, dy, residual, y, out, mean, var, weight, bias, sum_dy, sum_dy_xhat, axis, eps, count, frozen,
+    activation (the number of bnkern's list), parameter.
+    """
+    cdef Call job = Call()
+    cdef bint forward_pass = passes & (STATS | APPLY), frozen = call.frozen
+    cdef int activation = call.activation
+    cdef object y = call.y if activation and not forward_pass else None
+    cdef object out = None, mean = None, var = None, sum_dy = None, sum_dy_xhat = None, masked = None
+    job.axis = call.axis
+    if forward_pass:
+        job.add(required(call.x, "x"), &job.job.x, False, "x")
+        if passes & APPLY:
+            job.add(call.residual, &job.job.r, False, "residual")
+    else:
+        if passes & REDUCE or not frozen or (activation and y is None):
+            job.add(required(call.x, "x"), &job.job.x, False, "x")
+        job.add(required(call.dy, "dy"), &job.job.dy, False, "dy")
+        job.add(y, &job.job.r, False, "y")
+    if passes & (APPLY | GRAD):
+        out = job.output(call.out, &job.job.out, "out")
+    if dresidual and activation and passes & GRAD:
+        masked = job.output(None, &job.job.out2, "dresidual")
+    if not job.ready(passes, call.eps, activation, frozen):
+        return None
+    job.job.parameter = call.parameter
+    if passes & (REDUCE | APPLY | GRAD):
+        job.vector(call.weight, &job.job.weight, "weight")
+        job.vector(call.bias, &job.job.bias, "bias")
+        if not passes & STATS:
+            job.vector(required(call.mean, "mean"), &job.job.given_mean, "mean")
+            job.vector(required(call.var, "var"), &job.job.given_var, "var")
+    if passes & STATS:
+        mean, var = job.doubles(&job.job.mean), job.doubles(&job.job.var)
+    if passes & REDUCE:
+        sum_dy, sum_dy_xhat = job.doubles(&job.job.sum_dy), job.doubles(&job.job.sum_dy_xhat)
+    elif passes & GRAD and not frozen:
+        job.vector(required(call.sum_dy, "sum_dy"), &job.job.given_dy, "sum_dy")
+        job.vector(required(call.sum_dy_xhat, "sum_dy_xhat"), &job.job.given_dy_xhat, "sum_dy_xhat")
+    if passes & GRAD:
+        job.job.divisor = call.count
+    job.go(threads)
+    return out, mean, var, sum_dy, sum_dy_xhat, masked
+
+
 cdef cnp.ndarray vector_of(object given, str name):
     """A 1-D array in native byte order: the one given, if it is."""
     cdef cnp.ndarray a
@@ -364,7 +413,7 @@ cdef int view_vector(cnp.ndarray a, bn_vector *v, str name) except -1:
     return 0
 
 
-def blend(running, value, double momentum, double scale):
+def ema_update(running, value, double momentum, double scale):
     """running = (1 - momentum) * running + momentum * (value * scale) in float64, in place; False: bytes swapped."""
     cdef cnp.ndarray value_array
     cdef bn_vector r, v
@@ -383,7 +432,7 @@ def blend(running, value, double momentum, double scale):
     return True
 
 
-def narrow(value, dtype):
+def cast(value, dtype):
     """A vector in another dtype, rounded once, without a warning where that is infinite."""
     cdef cnp.ndarray value_array = vector_of(value, "value")
     cdef bn_vector v, to
@@ -396,13 +445,13 @@ def narrow(value, dtype):
     return result
 
 
-def narrow_each(dtype, vectors):
+def cast_each(dtype, vectors):
     """Those of the vectors, of which any may be None, in the dtype of a result; None where one is no plain array."""
     cdef cnp.dtype to = dtype
     for v in vectors:
         if v is not None and type(v) is not cnp.ndarray:
             return None
-    return [v if v is None or cnp.PyArray_TYPE(v) == to.type_num else narrow(v, to) for v in vectors]
+    return [v if v is None or cnp.PyArray_TYPE(v) == to.type_num else cast(v, to) for v in vectors]
 
 
 cdef void *take_descr(object dtype) except NULL:
@@ -475,4 +524,4 @@ def limit(x, dy, out, *, int threads):
     call.job.shape.count = cnp.PyArray_SIZE(call.first)
     call.job.threads = 1 if bn_forked() else <int> maximum(1, minimum(threads, 512))
     with nogil:
-        run(work_limit, &call.job)
+        parallel(work_limit, &call.job)

@@ -1,7 +1,7 @@
 # The C side, as the drivers see it. Meaning and units stand in bn.h and view.h.
 from libc.stdint cimport int64_t
 
-cdef extern from "bn.h" nogil:
+cdef extern from "kernels/kernels.h" nogil:
     enum:
         BN_SUB
         BN_BLOCK
@@ -10,6 +10,7 @@ cdef extern from "bn.h" nogil:
         BN_PAD
         BN_NCOEF
         BN_INVSTD
+        BN_IDENTITY
         BN_RELU
         BN_TILE
         BN_STREAM
@@ -18,48 +19,51 @@ cdef extern from "bn.h" nogil:
     ctypedef struct bn_span:
         const void *x
         const void *dy
-        const void *r
+        const void *residual
+        const void *y
         void *out
-        void *out2
-        int64_t xs, dys, rs, outs, out2s
+        void *dresidual
+        int64_t xs, dys, residuals, ys, outs, dresiduals
         int64_t rows, channels, width
         const void *coef
         int64_t cs
         int64_t prefetch
-        int flags
+        int flags, activation
+        double parameter
 
     ctypedef struct bn_sums:
         pass
 
-    ctypedef struct bn_run_of:
+    ctypedef struct bn_run:
         const void *x
         const void *dy
-        const void *r
-        int64_t xc, dyc, rc
+        const void *y
+        int64_t xc, dyc, yc
         int64_t channels, at, n
         const void *coef
         int64_t cs
-        int flags
+        int flags, activation
+        double parameter
 
     ctypedef struct bn_kernels:
         int itemsize, arithsize
-        void (*stats_begin)(bn_sums *, const void *, int64_t) noexcept nogil
-        void (*stats_add)(bn_sums *, const bn_run_of *) noexcept nogil
-        bint (*stats_end)(bn_sums *, int64_t, double *, double *) noexcept nogil
-        void (*stats_again)(const void *, int64_t, double *, double *) noexcept nogil
-        void (*stats_cl)(const bn_span *, double *, double *, void *) noexcept nogil
-        void (*reduce_add)(bn_sums *, const bn_run_of *) noexcept nogil
+        void (*moments_begin)(bn_sums *, const void *, int64_t) noexcept nogil
+        void (*moments_add)(bn_sums *, const bn_run *) noexcept nogil
+        bint (*moments_end)(bn_sums *, int64_t, double *, double *) noexcept nogil
+        void (*moments_two_pass)(const void *, int64_t, double *, double *) noexcept nogil
+        void (*moments_cl)(const bn_span *, double *, double *, void *) noexcept nogil
+        void (*reduce_add)(bn_sums *, const bn_run *) noexcept nogil
         void (*reduce_end)(bn_sums *, int64_t, double *, double *) noexcept nogil
         void (*reduce_cl)(const bn_span *, double *, double *, void *) noexcept nogil
-        void (*apply)(const bn_span *) noexcept nogil
+        void (*normalise)(const bn_span *) noexcept nogil
         void (*input_grad)(const bn_span *) noexcept nogil
-        void (*coef_forward)(void *, int64_t, int64_t, const double *, const double *, double, const double *,
+        void (*coefs_forward)(void *, int64_t, int64_t, const double *, const double *, double, const double *,
                              const double *) noexcept nogil
-        void (*coef_backward)(void *, int64_t, int64_t, const double *, const double *, double) noexcept nogil
-        void (*coef_tile)(void *, int64_t, const void *, int64_t, int rows, int64_t, int64_t, int64_t,
+        void (*coefs_backward)(void *, int64_t, int64_t, const double *, const double *, double) noexcept nogil
+        void (*coefs_tile)(void *, int64_t, const void *, int64_t, int rows, int64_t, int64_t, int64_t,
                           int64_t) noexcept nogil
-        void (*copy)(const bn_span *) noexcept nogil
-        void (*triad)(const bn_span *) noexcept nogil
+        void (*stream_copy)(const bn_span *) noexcept nogil
+        void (*stream_triad)(const bn_span *) noexcept nogil
 
     int64_t bn_columns_scratch(int64_t width, int64_t rows)
     int bn_level_count()
@@ -99,15 +103,15 @@ cdef extern from "view.h" nogil:
     bint bn_collapse(bn_shape *, int, const int64_t *, int, int, bn_operand **, const int64_t **, int)
     int bn_layout(const bn_shape *, bn_operand **, int)
     char *bn_at(const bn_shape *, const bn_operand *, int64_t, int64_t)
-    int64_t bn_run(const bn_shape *, int64_t, int64_t)
+    int64_t bn_run_length(const bn_shape *, int64_t, int64_t)
     void bn_gather(const bn_shape *, const bn_operand *, int64_t c, int64_t i, int64_t n, char *)
     double bn_get(const bn_vector *, int64_t, double)
     void bn_put(const bn_vector *, int64_t, double)
     int64_t bn_cache_bytes()
     int64_t bn_stream_bytes()
     double bn_now()
-    unsigned bn_exact_begin()
-    void bn_exact_end(unsigned)
+    unsigned bn_fenv_begin()
+    void bn_fenv_end(unsigned)
     void bn_store_fence()
     void bn_raise(int *)
     bint bn_raised(const int *)

@@ -1,4 +1,4 @@
-# The drivers: plan, partition over threads, run. Nothing here changes a bit of the result (bn.h: order of summation).
+# The drivers: plan, partition over threads, run. Nothing here changes a bit of the result (kernels.h: order of summation).
 
 cdef enum:
     GRAIN = 1 << 14       # elements for each thread that repay a parallel region
@@ -12,21 +12,21 @@ cdef enum:
 ctypedef void (*worker)(Job *, int) noexcept nogil
 
 
-cdef void run(worker work, Job *job) noexcept nogil:
+cdef void parallel(worker work, Job *job) noexcept nogil:
     """The one parallel region of the library. An own, capped count: the runtime's settings are never trusted."""
     cdef int t
     if job.threads == 1:
-        exactly(work, job, 0)
+        with_default_fenv(work, job, 0)
         return
     for t in prange(job.threads, num_threads=job.threads, schedule='static', chunksize=1):
-        exactly(work, job, t)
+        with_default_fenv(work, job, t)
 
 
-cdef inline void exactly(worker work, Job *job, int t) noexcept nogil:
+cdef inline void with_default_fenv(worker work, Job *job, int t) noexcept nogil:
     """In the default floating-point mode: others hold for one thread alone, and bits would follow."""
-    cdef unsigned mode = bn_exact_begin()
+    cdef unsigned mode = bn_fenv_begin()
     work(job, t)
-    bn_exact_end(mode)
+    bn_fenv_end(mode)
 
 
 cdef bint stopped(Job *job, int t) noexcept nogil:
@@ -182,9 +182,9 @@ cdef void work_limit(Job *job, int t) noexcept nogil:
     span.out = job.out.data + begin * item
     span.width = share(job, job.shape.count, t + 1) - begin
     if span.dy != NULL:
-        job.kernels.triad(&span)
+        job.kernels.stream_triad(&span)
     else:
-        job.kernels.copy(&span)
+        job.kernels.stream_copy(&span)
     bn_store_fence()
 
 
@@ -292,24 +292,24 @@ cdef void drive(Job *job) noexcept nogil:
     cdef int64_t window = job.shape.channels
     job.next_poll = bn_now() + 0.05
     if job.grouped:
-        run(work_groups, job)
+        parallel(work_groups, job)
         return
     if not job.passes & STATS:
-        run(work_prepare, job)
+        parallel(work_prepare, job)
     if job.layout == BN_CHANNELS_FIRST and job.passes & (STATS | REDUCE) and job.passes & (APPLY | GRAD):
         window = maximum(job.group, (8 << 20) // (job.shape.count * job.shape.itemsize) // job.group * job.group)
     while job.first < job.shape.channels and not job.stop:
         job.last = minimum(job.first + window, job.shape.channels)
         if job.passes & (STATS | REDUCE):
-            run(work_first_cf if job.layout == BN_CHANNELS_FIRST else work_first_cl, job)
+            parallel(work_first_cf if job.layout == BN_CHANNELS_FIRST else work_first_cl, job)
             if not job.stop:
-                run(work_conclude, job)
+                parallel(work_conclude, job)
         if job.passes & (APPLY | GRAD) and not job.stop:
             if job.layout == BN_CHANNELS_LAST:
                 if job.flat:
-                    job.kernels.coef_tile(job.flat_tile, job.tile_width, job.coef, job.cs, coef_rows(job), 0,
+                    job.kernels.coefs_tile(job.flat_tile, job.tile_width, job.coef, job.cs, coef_rows(job), 0,
                                           job.shape.channels, 1, job.flat // job.shape.channels + 1)
-                run(work_second_cl, job)
+                parallel(work_second_cl, job)
             else:
-                run(work_second_tiled if job.tiled else work_second_cf, job)
+                parallel(work_second_tiled if job.tiled else work_second_cf, job)
         job.first = job.last

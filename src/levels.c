@@ -2,7 +2,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "bn.h"
+#include "kernels/kernels.h"
 
 /* levels.def is made by meson from the two lists in the top meson.build. */
 #define BN_LEVEL(level)

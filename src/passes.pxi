@@ -12,7 +12,9 @@ cdef struct Job:
     bn_operand x, dy, r, out, out2
     int layout
     int passes            # one first pass, one second pass, or both
-    int flags             # BN_RELU, BN_FROZEN, BN_STREAM
+    int flags             # BN_FROZEN, BN_STREAM
+    int activation
+    double parameter
     int threads
     double eps
     double divisor        # of the sums in the mean terms of dx
@@ -91,7 +93,7 @@ cdef void prepare(Job *job, int64_t c0, int64_t c1) noexcept nogil:
             for k in range(n):
                 mean[k] = bn_get(&job.given_dy, c + k, 0.0)
                 var[k] = bn_get(&job.given_dy_xhat, c + k, 0.0)
-            job.kernels.coef_backward(<void *> coef_of(job, c), job.cs, n, mean, var, job.divisor)
+            job.kernels.coefs_backward(<void *> coef_of(job, c), job.cs, n, mean, var, job.divisor)
 
 
 cdef void forward(Job *job, int64_t c, int64_t n, const double *mean, const double *var) noexcept nogil:
@@ -101,7 +103,7 @@ cdef void forward(Job *job, int64_t c, int64_t n, const double *mean, const doub
     for k in range(n):
         weight[k] = bn_get(&job.weight, c + k, 1.0)
         bias[k] = bn_get(&job.bias, c + k, 0.0)
-    job.kernels.coef_forward(<void *> coef_of(job, c), job.cs, n, mean, var, job.eps, weight, bias)
+    job.kernels.coefs_forward(<void *> coef_of(job, c), job.cs, n, mean, var, job.eps, weight, bias)
 
 
 cdef void merge(Job *job, const double *mean, const double *m2, int64_t step, int64_t c) noexcept nogil:
@@ -139,7 +141,7 @@ cdef void conclude(Job *job, const double *a, const double *b, int64_t next_bloc
         for c in range(c0, c1, 64):
             forward(job, c, minimum(64, c1 - c), job.mean + c, job.var + c)
     elif job.passes & GRAD:
-        job.kernels.coef_backward(<void *> coef_of(job, c0), job.cs, c1 - c0, job.sum_dy + c0, job.sum_dy_xhat + c0,
+        job.kernels.coefs_backward(<void *> coef_of(job, c0), job.cs, c1 - c0, job.sum_dy + c0, job.sum_dy_xhat + c0,
                                   job.divisor)
 
 
@@ -151,16 +153,16 @@ cdef void begin_block(Job *job, int64_t c, int64_t i, bn_sums *z) noexcept nogil
     cdef double first[8]
     if not job.passes & STATS:
         memset(z, 0, sizeof(bn_sums))
-    elif bn_run(&job.shape, i, few) == few:
-        job.kernels.stats_begin(z, bn_at(&job.shape, &job.x, c, i), n)
+    elif bn_run_length(&job.shape, i, few) == few:
+        job.kernels.moments_begin(z, bn_at(&job.shape, &job.x, c, i), n)
     else:
         bn_gather(&job.shape, &job.x, c, i, few, <char *> first)
-        job.kernels.stats_begin(z, first, n)
+        job.kernels.moments_begin(z, first, n)
 
 
-cdef inline void add_run(Job *job, bn_run_of *run, bn_sums *z) noexcept nogil:
+cdef inline void add_run(Job *job, bn_run *run, bn_sums *z) noexcept nogil:
     if job.passes & STATS:
-        job.kernels.stats_add(z, run)
+        job.kernels.moments_add(z, run)
     else:
         job.kernels.reduce_add(z, run)
 
@@ -169,16 +171,16 @@ cdef void end_block(Job *job, int64_t c, int64_t i, bn_sums *z, double *a, doubl
     cdef int64_t n = minimum(BN_BLOCK, job.shape.count - i)
     if not job.passes & STATS:
         job.kernels.reduce_end(z, n, a, b)
-    elif not job.kernels.stats_end(z, n, a, b):
+    elif not job.kernels.moments_end(z, n, a, b):
         bn_gather(&job.shape, &job.x, c, i, n, scratch)
-        job.kernels.stats_again(scratch, n, a, b)
+        job.kernels.moments_two_pass(scratch, n, a, b)
 
 
 cdef void gathered_block(Job *job, int64_t c, int64_t i, double *a, double *b, char *scratch) noexcept nogil:
     """A block whose rows are shorter than a group of lanes, through a copy."""
     cdef int64_t slack = BN_LANES * job.shape.itemsize, bytes = BN_BLOCK * job.shape.itemsize + slack
     cdef bn_sums z
-    cdef bn_run_of run = new_run(job, c)
+    cdef bn_run run = new_run(job, c)
     run.n = minimum(BN_BLOCK, job.shape.count - i)
     scratch += slack
     bn_gather(&job.shape, &job.x, c, i, run.n, scratch)
@@ -188,37 +190,39 @@ cdef void gathered_block(Job *job, int64_t c, int64_t i, double *a, double *b, c
         run.dy = scratch + bytes
     if job.r.data != NULL:
         bn_gather(&job.shape, &job.r, c, i, run.n, scratch + 2 * bytes)
-        run.r = scratch + 2 * bytes
+        run.y = scratch + 2 * bytes
     begin_block(job, c, i, &z)
     add_run(job, &run, &z)
     end_block(job, c, i, &z, a, b, scratch)
 
 
-cdef inline bn_run_of new_run(Job *job, int64_t c) noexcept nogil:
-    cdef bn_run_of run
+cdef inline bn_run new_run(Job *job, int64_t c) noexcept nogil:
+    cdef bn_run run
     memset(&run, 0, sizeof(run))
     run.coef = coef_of(job, c)
     run.cs = job.cs
     run.flags = job.flags
+    run.activation = job.activation
+    run.parameter = job.parameter
     run.channels = 1
     run.xc = job.x.cstride // job.shape.itemsize
     run.dyc = job.dy.cstride // job.shape.itemsize
-    run.rc = job.r.cstride // job.shape.itemsize
+    run.yc = job.r.cstride // job.shape.itemsize
     return run
 
 
-cdef inline void place_run(Job *job, bn_run_of *run, int64_t c, int64_t i) noexcept nogil:
+cdef inline void place_run(Job *job, bn_run *run, int64_t c, int64_t i) noexcept nogil:
     """The run begins with element i of channel c."""
     run.x = bn_at(&job.shape, &job.x, c, i)
     run.dy = bn_at(&job.shape, &job.dy, c, i) if job.dy.data != NULL else NULL
-    run.r = bn_at(&job.shape, &job.r, c, i) if job.r.data != NULL else NULL
+    run.y = bn_at(&job.shape, &job.r, c, i) if job.r.data != NULL else NULL
 
 
 cdef void first_block(Job *job, int64_t c, int64_t k, double *a, double *b, char *scratch) noexcept nogil:
     """Block k of channel c, rows without gaps."""
     cdef int64_t i = k * BN_BLOCK, begin = i, end = minimum(i + BN_BLOCK, job.shape.count)
     cdef bn_sums z
-    cdef bn_run_of run
+    cdef bn_run run
     if row_length(job) < BN_LANES:
         gathered_block(job, c, i, a, b, scratch)
         return
@@ -226,7 +230,7 @@ cdef void first_block(Job *job, int64_t c, int64_t k, double *a, double *b, char
     begin_block(job, c, i, &z)
     while i < end:
         run.at = i - begin
-        run.n = bn_run(&job.shape, i, end - i)
+        run.n = bn_run_length(&job.shape, i, end - i)
         place_run(job, &run, c, i)
         add_run(job, &run, &z)
         i += run.n
@@ -237,7 +241,7 @@ cdef void first_row(Job *job, int64_t c0, int64_t c1, int64_t q, bn_sums *sums, 
                     char *scratch) noexcept nogil:
     """Row q of channels c0 .. c1-1: each adds to its own block under way."""
     cdef int64_t r = row_length(job), i = q * r, end = i + r, c, k, last
-    cdef bn_run_of run = new_run(job, c0)
+    cdef bn_run run = new_run(job, c0)
     run.channels = c1 - c0
     while i < end:
         k = i // BN_BLOCK
@@ -260,7 +264,7 @@ cdef const char *rows_in_place(Job *job, bn_operand *operand, int64_t c, int64_t
                                char *buffer, int64_t *step) noexcept nogil:
     """`width` channels of elements i .. i+n-1: in place at one distance, or copied when they cross a gap."""
     cdef int64_t item = job.shape.itemsize, k
-    if bn_run(&job.shape, i, n) == n:
+    if bn_run_length(&job.shape, i, n) == n:
         step[0] = operand.stride[job.shape.nd - 1] // item
         return bn_at(&job.shape, operand, c, i)
     step[0] = width
@@ -280,14 +284,16 @@ cdef void first_cl(Job *job, int64_t c, int64_t width, int64_t k, double *a, dou
     span.rows = n
     span.width = width
     if job.passes & STATS:
-        job.kernels.stats_cl(&span, a, b, scratch)
+        job.kernels.moments_cl(&span, a, b, scratch)
         return
     span.dy = rows_in_place(job, &job.dy, c, i, n, width, buffer + bytes, &span.dys)
     if job.r.data != NULL:
-        span.r = rows_in_place(job, &job.r, c, i, n, width, buffer + 2 * bytes, &span.rs)
+        span.y = rows_in_place(job, &job.r, c, i, n, width, buffer + 2 * bytes, &span.ys)
     span.coef = job.coef + c * job.kernels.arithsize
     span.cs = job.cs
     span.flags = job.flags
+    span.activation = job.activation
+    span.parameter = job.parameter
     job.kernels.reduce_cl(&span, a, b, scratch)
 
 
@@ -309,22 +315,24 @@ cdef void second(Job *job, int64_t c, int64_t i, int64_t rows, int64_t channels,
         span.dy = bn_at(&job.shape, &job.dy, c, i)
         span.dys = row_step(job, &job.dy, axis)
     if job.r.data != NULL:
-        span.r = bn_at(&job.shape, &job.r, c, i)
-        span.rs = row_step(job, &job.r, axis)
+        span.residual = span.y = bn_at(&job.shape, &job.r, c, i)
+        span.residuals = span.ys = row_step(job, &job.r, axis)
     span.out = bn_at(&job.shape, &job.out, c, i)
     span.outs = row_step(job, &job.out, axis)
     if job.out2.data != NULL:
-        span.out2 = bn_at(&job.shape, &job.out2, c, i)
-        span.out2s = row_step(job, &job.out2, axis)
+        span.dresidual = bn_at(&job.shape, &job.out2, c, i)
+        span.dresiduals = row_step(job, &job.out2, axis)
     span.rows = rows
     span.channels = channels
     span.width = width
     span.coef = coef
     span.cs = cs
     span.flags = flags
+    span.activation = job.activation
+    span.parameter = job.parameter
     span.prefetch = prefetch
     if job.passes & APPLY:
-        job.kernels.apply(&span)
+        job.kernels.normalise(&span)
     else:
         job.kernels.input_grad(&span)
 
@@ -345,7 +353,7 @@ cdef void second_group(Job *job, int64_t c0, int64_t c1, int64_t q0, int64_t q1,
     """Rows q0 .. q1-1 of channels c0 .. c1-1, rows without gaps."""
     cdef int64_t r = row_length(job), c
     if job.tiled:
-        job.kernels.coef_tile(tile, job.tile_width, job.coef, job.cs, coef_rows(job), c0, c1 - c0, r, 1)
+        job.kernels.coefs_tile(tile, job.tile_width, job.coef, job.cs, coef_rows(job), c0, c1 - c0, r, 1)
         second_rows(job, c0, q0, q1, 1, (c1 - c0) * r, tile, job.tile_width, job.flags | BN_TILE, prefetch)
     elif job.adjacent:
         second_rows(job, c0, q0, q1, c1 - c0, r, coef_of(job, c0), job.cs, job.flags, prefetch)
@@ -361,7 +369,7 @@ cdef void second_cl(Job *job, int64_t i, int64_t end) noexcept nogil:
         second_flat(job, i * channels, end * channels)
         return
     while i < end:
-        n = bn_run(&job.shape, i, end - i)
+        n = bn_run_length(&job.shape, i, end - i)
         second(job, 0, i, n, 1, channels, job.shape.nd - 1, coef_of(job, 0), job.cs, job.flags | BN_TILE, 0)
         i += n
 
@@ -391,18 +399,20 @@ cdef void flat_span(Job *job, int64_t at, int64_t rows, int64_t width) noexcept 
     memset(&span, 0, sizeof(span))
     span.x = job.x.data + at * item if job.x.data != NULL else NULL
     span.dy = job.dy.data + at * item if job.dy.data != NULL else NULL
-    span.r = job.r.data + at * item if job.r.data != NULL else NULL
+    span.residual = span.y = job.r.data + at * item if job.r.data != NULL else NULL
     span.out = job.out.data + at * item
-    span.out2 = job.out2.data + at * item if job.out2.data != NULL else NULL
-    span.xs = span.dys = span.rs = span.outs = span.out2s = job.flat
+    span.dresidual = job.out2.data + at * item if job.out2.data != NULL else NULL
+    span.xs = span.dys = span.residuals = span.ys = span.outs = span.dresiduals = job.flat
     span.rows = rows
     span.channels = 1
     span.width = width
     span.coef = job.flat_tile + phase * job.kernels.arithsize
     span.cs = job.tile_width
     span.flags = job.flags | BN_TILE
+    span.activation = job.activation
+    span.parameter = job.parameter
     span.prefetch = job.flat * item * 8 if job.flags & BN_STREAM else 0
     if job.passes & APPLY:
-        job.kernels.apply(&span)
+        job.kernels.normalise(&span)
     else:
         job.kernels.input_grad(&span)

@@ -57,7 +57,7 @@ char *bn_at(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t
     return p + i * operand->stride[0];
 }
 
-int64_t bn_run(const bn_shape *shape, int64_t i, int64_t most)
+int64_t bn_run_length(const bn_shape *shape, int64_t i, int64_t most)
 {
     int64_t row = shape->size[shape->nd - 1], left = row - i % row;
     return left < most ? left : most;
@@ -66,7 +66,7 @@ int64_t bn_run(const bn_shape *shape, int64_t i, int64_t most)
 void bn_gather(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t i, int64_t n, char *buffer)
 {
     for (int64_t end = i + n, take; i < end; i += take, buffer += take * shape->itemsize) {
-        take = bn_run(shape, i, end - i);
+        take = bn_run_length(shape, i, end - i);
         memcpy(buffer, bn_at(shape, operand, c, i), take * shape->itemsize);
     }
 }
@@ -94,7 +94,7 @@ int64_t bn_stream_bytes(void)
     return size;
 }
 
-unsigned bn_exact_begin(void)
+unsigned bn_fenv_begin(void)
 {
 #if defined(__x86_64__)
     const unsigned mode = __builtin_ia32_stmxcsr();
@@ -105,7 +105,7 @@ unsigned bn_exact_begin(void)
 #endif
 }
 
-void bn_exact_end(unsigned mode)
+void bn_fenv_end(unsigned mode)
 {
 #if defined(__x86_64__)
     __builtin_ia32_ldmxcsr(mode);

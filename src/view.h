@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "half.h"
+#include "kernels/half.h"
 
 #define BN_MAXDIM 8
 #define BN_MAXOPERAND 5
@@ -46,7 +46,7 @@ char *bn_at(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t
 void bn_gather(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t i, int64_t n, char *buffer);
 
 /* Steps of element i's run: elements from i on that lie at equal distance (the rest of the last axis), at most `most`. */
-int64_t bn_run(const bn_shape *shape, int64_t i, int64_t most);
+int64_t bn_run_length(const bn_shape *shape, int64_t i, int64_t most);
 
 /* Entry c as a float64; `missing` where there is no vector. */
 static inline double bn_get(const bn_vector *v, int64_t c, double missing)
@@ -86,8 +86,8 @@ int64_t bn_cache_bytes(void);
 int64_t bn_stream_bytes(void);
 
 /* Rounding to nearest and subnormals as they are, whatever mode the calling thread is in; the mode to go back to. */
-unsigned bn_exact_begin(void);
-void bn_exact_end(unsigned mode);
+unsigned bn_fenv_begin(void);
+void bn_fenv_end(unsigned mode);
 
 /* Makes non-temporal stores visible to other threads. */
 void bn_store_fence(void);

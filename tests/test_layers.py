@@ -23,7 +23,7 @@ def layers():
     settings = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["tool"]["importlinter"]
     rows = [line.replace("|", " ").split() for line in settings["contracts"][0]["layers"]]
     rows.insert(rows.index(["_api"]), ["__init__"])
-    return [*rows, ["_cpu", "_build"]]
+    return [*rows, ["_build"]]
 
 
 def row(module):
@@ -79,7 +79,7 @@ def test_each_module_can_be_imported_first(python):
     code = f"""
 import importlib, sys
 for name in {MODULES!r}:
-    for loaded in [m for m in sys.modules if m.startswith("bnkern") and m != "bnkern._cpu"]:
+    for loaded in [m for m in sys.modules if m.startswith("bnkern") and m != "bnkern._native._cpu"]:
         del sys.modules[loaded]
     importlib.import_module(name)
 """

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-import bnkern._cpu as _cpu
 from bnkern._check import Problem
 from bnkern._merge import cast
+from bnkern._native import cpu as _cpu
+from bnkern._native import kernels, memory, vectors
 from bnkern._threads import get_num_threads
 from bnkern._types import Array
 
@@ -107,7 +108,7 @@ narrow = cast
 
 def update_running(running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
     """running = (1 - momentum) * running + momentum * (value * scale), in float64, in place whatever the strides."""
-    if not _cpu.blend(running, value, momentum, scale):  # byte-swapped or misaligned
+    if not vectors.ema_update(running, value, momentum, scale):  # byte-swapped or misaligned
         with np.errstate(all="ignore"):
             running[...] = (1.0 - momentum) * running.astype(np.float64) + momentum * (value * scale)
 
@@ -117,7 +118,7 @@ def explain(x: Array, axis: int, op: str) -> dict[str, Any]:
     path = _cpu.layout(x, axis)
     walked = x if path else np.array(x, _native(x), order="C", subok=False)
     facts: dict[str, Any] = _cpu.plan_of(walked, axis, op, get_num_threads())
-    facts["isa"] = _cpu.level()
+    facts["isa"] = kernels.level()
     if path is None:
         facts["bytes_moved"] += 2 * facts["bytes_least"]  # each array is read and written once more
         facts["note"] = "copied once: neither rows nor channels lie without gaps, aligned and in native byte order"
@@ -137,7 +138,7 @@ def _conform(a: Vector, model: Array) -> Vector:
     """A copy of `a` in the model's memory order."""
     if a is None:
         return None
-    fresh = _cpu.empty_like(model)
+    fresh = memory.empty_like(model)
     fresh[...] = a
     return fresh
 

@@ -103,7 +103,7 @@ def test_instruction_set_is_one_of_those_supported():
 
 
 def test_threads_and_why():
-    openmp = _config._cpu.has_openmp()
+    openmp = _config.kernels.has_openmp()
     with bnkern.threads(3):
         facts = _config.config()["threads"]
         assert (facts["number"], facts["because of"]) == (

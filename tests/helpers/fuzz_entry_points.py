@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from bnkern import _cpu
+from bnkern._native import _cpu
 
 SHAPE = (3, 5, 4)
 

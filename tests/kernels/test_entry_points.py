@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import fuzz_entry_points
 
-from bnkern import _cpu
+from bnkern._native import _cpu
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -10,7 +10,7 @@ from helpers.compare import LD, same_bits, units
 from helpers.halves import HALF, every_value, hard_to_round, widened_and_narrowed
 
 import bnkern
-from bnkern import _cpu
+from bnkern._native import cpu, vectors
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -59,7 +59,7 @@ def test_a_float64_is_rounded_once(dtype):
     values = np.array([1 + half_unit + 2.0**-50, 1 + half_unit, -1 - half_unit - 2.0**-50, 1e300, 1e-300, np.nan, -0.0])
     unit = 1 + 2 * half_unit
     want = np.array([unit, 1, -unit, np.inf, 0, np.nan, -0.0]).astype(dtype)
-    assert same_bits(_cpu.narrow(values, np.dtype(dtype)), want)
+    assert same_bits(vectors.cast(values, np.dtype(dtype)), want)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 1 << 24), (1 << 25, 1)])
@@ -107,8 +107,8 @@ def test_the_bits_of_bfloat16_in_uint16():
     case = cases.make((5, 7, 9), 1, "bfloat16")
     how = (case.weight, case.bias, 1, 1e-5, False, 1)
     bits = [v.view(np.uint16) for v in how[:2]]
-    want = _cpu.train(case.x, None, None, *how)
-    got = _cpu.train(case.x.view(np.uint16), None, None, *bits, *how[2:])
+    want = cpu.train(case.x, None, None, *how)
+    got = cpu.train(case.x.view(np.uint16), None, None, *bits, *how[2:])
     assert got[0].dtype == np.uint16
     assert [a.tobytes() for a in got] == [a.tobytes() for a in want]
 

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from helpers import support
 
-from bnkern import _cpu
+from bnkern._native import _cpu
 
 pytestmark = support.linux_only
 
@@ -225,7 +225,7 @@ def test_the_runtimes_own_settings_are_not_changed(python):
     code = """
 import ctypes, sys
 import numpy as np, bnkern
-from bnkern import _cpu
+from bnkern._native import _cpu
 runtime = ctypes.CDLL(_cpu.__file__)
 if not hasattr(runtime, "omp_get_max_threads"):
     sys.exit("serial build")

@@ -24,27 +24,31 @@
 #define BN_PAD 16     /* coefficient rows may be read this many elements past their end */
 
 /* Rows of the coefficient table, each `cs` elements of the arithmetic type long. */
-enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_DY, BN_DY_XHAT, BN_NCOEF };
+enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_MEAN_DY, BN_MEAN_DY_XHAT, BN_NCOEF };
 
+/* What follows the affine map. */
+enum { BN_IDENTITY, BN_RELU /* y = max(z, 0); gradients pass where not (z <= 0) */, BN_NACTIVATION };
+
+/* How a pass is done: bits of `flags`. */
 enum {
-    BN_RELU = 1,     /* y = max(z, 0); gradients pass where not (z <= 0) */
-    BN_TILE = 2,     /* one coefficient per column; otherwise one for the whole span */
-    BN_STREAM = 4,   /* non-temporal stores: the output is too large to be read from cache */
-    BN_FROZEN = 8,   /* input_grad without the mean terms */
+    BN_TILE = 1,     /* one coefficient per column; otherwise one for the whole span */
+    BN_STREAM = 2,   /* non-temporal stores: the output is too large to be read from cache */
+    BN_FROZEN = 4,   /* input_grad without the mean terms */
 };
 
 /* `rows` rows of `channels` runs (1 but in second passes) of `width` adjacent elements. Strides go from row to row and
  * count elements; unused pointers are NULL.
  */
 typedef struct bn_span {
-    const void *x, *dy, *r; /* r: the residual in apply, y in reduce and input_grad */
-    void *out, *out2;       /* y or dx; the residual's gradient */
-    int64_t xs, dys, rs, outs, out2s;
+    const void *x, *dy, *residual, *y; /* residual: of normalise; y: for the sign behind the activation, of the backward passes */
+    void *out, *dresidual;             /* y or dx; the residual's gradient */
+    int64_t xs, dys, residuals, ys, outs, dresiduals;
     int64_t rows, channels, width;
     const void *coef;
     int64_t cs;
     int64_t prefetch; /* bytes ahead of the inputs to fetch into L2; 0: none */
-    int flags;
+    int flags, activation;
+    double parameter; /* of the activation */
 } bn_span;
 
 /* The sums of a block under way, between two of its runs. */
@@ -57,46 +61,47 @@ typedef struct bn_sums {
 /* Adjacent elements of each of `channels` channels, at .. at+n-1 of their blocks. A run begins with a block or with a row,
  * ends with a block or with a row, and at least BN_LANES elements before its end can be read (rows are no shorter).
  */
-typedef struct bn_run_of {
-    const void *x, *dy, *r; /* dy and r may be NULL */
-    int64_t xc, dyc, rc;    /* elements from channel to channel */
+typedef struct bn_run {
+    const void *x, *dy, *y; /* dy and y may be NULL */
+    int64_t xc, dyc, yc;    /* elements from channel to channel */
     int64_t channels, at, n;
     const void *coef;
     int64_t cs;
-    int flags;
-} bn_run_of;
+    int flags, activation;
+    double parameter;
+} bn_run;
 
 typedef struct bn_kernels {
     int itemsize, arithsize; /* bytes of the storage and the arithmetic type */
     /* A block of a channel, run by run: begin from its first min(n, 8) elements, add (to z[0 .. channels-1]), end -> mean
      * and M2 = sum (x - mean)^2 of n elements. 0 where digits were lost: then `again` on the n elements side by side. */
-    void (*stats_begin)(bn_sums *z, const void *first, int64_t n);
-    void (*stats_add)(bn_sums *z, const bn_run_of *a);
-    int (*stats_end)(bn_sums *z, int64_t n, double *mean, double *m2);
-    void (*stats_again)(const void *x, int64_t n, double *mean, double *m2);
+    void (*moments_begin)(bn_sums *z, const void *first, int64_t n);
+    void (*moments_add)(bn_sums *z, const bn_run *a);
+    int (*moments_end)(bn_sums *z, int64_t n, double *mean, double *m2);
+    void (*moments_two_pass)(const void *x, int64_t n, double *mean, double *m2);
     /* rows <= BN_BLOCK, width <= BN_GROUP channels; results for each channel; bn_columns_scratch() bytes of scratch */
-    void (*stats_cl)(const bn_span *a, double *mean, double *m2, void *scratch);
+    void (*moments_cl)(const bn_span *a, double *mean, double *m2, void *scratch);
     /* the same shapes; sum dy and sum dy * xhat. Reads coefficients MEAN_HI .. INVSTD. */
-    void (*reduce_add)(bn_sums *z, const bn_run_of *a); /* z zero at first */
+    void (*reduce_add)(bn_sums *z, const bn_run *a); /* z zero at first */
     void (*reduce_end)(bn_sums *z, int64_t n, double *sum_dy, double *sum_dy_xhat);
     void (*reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, void *scratch);
-    void (*apply)(const bn_span *a);
+    void (*normalise)(const bn_span *a);
     void (*input_grad)(const bn_span *a);
     /* coefficient rows of n channels from float64 values */
-    void (*coef_forward)(void *coef, int64_t cs, int64_t n, const double *mean, const double *var, double eps,
+    void (*coefs_forward)(void *coef, int64_t cs, int64_t n, const double *mean, const double *var, double eps,
                          const double *weight, const double *bias);
-    void (*coef_backward)(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat, double count);
+    void (*coefs_backward)(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat, double count);
     /* the first `rows` coefficients of a table whose columns are: `times` copies of (each of `channels` channels from c
      * on, `repeat` times) */
-    void (*coef_tile)(void *tile, int64_t ts, const void *coef, int64_t cs, int rows, int64_t c, int64_t channels,
+    void (*coefs_tile)(void *tile, int64_t ts, const void *coef, int64_t cs, int rows, int64_t c, int64_t channels,
                       int64_t repeat, int64_t times);
     /* the limits: `width` elements, out = x and out = x + dy */
-    void (*copy)(const bn_span *a);
-    void (*triad)(const bn_span *a);
+    void (*stream_copy)(const bn_span *a);
+    void (*stream_triad)(const bn_span *a);
 } bn_kernels;
 
 /* Scratch of the channels-last kernels for `width` channels and `rows` elements of a block: accumulators, lane
- * sums, coefficients of a flat row, one gathered column. Up to BN_FLAT channels a gapless matrix is read flat (columns.h).
+ * sums, coefficients of a flat row, one gathered column. Up to BN_FLAT channels a gapless matrix is read flat (reduce_cl.h).
  */
 #define BN_FLAT 64
 

@@ -44,7 +44,7 @@ INLINE A get(const T *p) { return bn_from_bf16(*p); }
 
 INLINE vec widen_bits(bits b) { return (vec)(from_bits(b) << 16); }
 
-/* A NaN needs no case of its own: those that come from memory, from arithmetic and from the coefficients (table.c) have
+/* A NaN needs no case of its own: those that come from memory, from arithmetic and from the coefficients (coefs.c) have
  * zeros in their lower half, and are kept by the rounding. */
 INLINE bits narrow_bits(vec v)
 {

@@ -3,14 +3,14 @@
  *     d = x - shift,  S = sum d,  Q = sum d^2,  mean = shift + S / n,  M2 = Q - S^2 / n
  *
  * Reads each element once from memory (4 bytes in float32), writes nothing but the result. 1 subtraction, 2 additions
- * and 1 product for each element; lanes in the arithmetic type, sub-blocks in float64 (bn.h).
+ * and 1 product for each element; lanes in the arithmetic type, sub-blocks in float64 (kernels.h).
  * The shift is the mean of the block's first eight elements, so |S / n| is a fraction of the standard deviation unless
  * the block is unlike its beginning. Where M2 would lose digits (S^2/n > 2 M2), or squares left the range of the
  * arithmetic type, the block, still in L1, is summed again in float64, about the mean just found.
- * A constant block gives exactly its value and 0.
+ * A constant block gives with_default_fenv its value and 0.
  */
-#include "columns.h"
-#include "runs.h"
+#include "reduce_cl.h"
+#include "reduce_cf.h"
 
 INLINE A first_shift(const T *x, int64_t step, int64_t n)
 {
@@ -75,7 +75,7 @@ static void again(const T *x, int64_t n, double *mean, double *m2)
     if (*m2 < 0) *m2 = 0; /* keeps NaN */
 }
 
-void BN_NAME(stats_begin)(bn_sums *z, const void *first, int64_t n)
+void BN_NAME(moments_begin)(bn_sums *z, const void *first, int64_t n)
 {
     memset(z, 0, sizeof *z);
     z->shift = (double)first_shift(first, 1, n);
@@ -88,7 +88,7 @@ INLINE void deviations(struct elements p, const coefs *shift, int flags, vec *a,
     *b = *a * *a;
 }
 
-void BN_NAME(stats_add)(bn_sums *z, const bn_run_of *a)
+void BN_NAME(moments_add)(bn_sums *z, const bn_run *a)
 {
     for (int64_t c = 0; c < a->channels; c++) {
         const coefs shift = {.mean_hi = splat((A)z[c].shift)};
@@ -96,17 +96,17 @@ void BN_NAME(stats_add)(bn_sums *z, const bn_run_of *a)
     }
 }
 
-int BN_NAME(stats_end)(bn_sums *z, int64_t n, double *mean, double *m2)
+int BN_NAME(moments_end)(bn_sums *z, int64_t n, double *mean, double *m2)
 {
     if (n % BN_SUB) fold_rest(z);
     return finish(n, (A)z->shift, total(z->a), total(z->b), mean, m2);
 }
 
-void BN_NAME(stats_again)(const void *x, int64_t n, double *mean, double *m2) { again(x, n, mean, m2); }
+void BN_NAME(moments_two_pass)(const void *x, int64_t n, double *mean, double *m2) { again(x, n, mean, m2); }
 
-INLINE void add_shifted(const T *x, const T *dy, const T *r, const coefs *shift, int flags, vec *s, vec *q)
+INLINE void add_shifted(const T *x, const T *dy, const T *y, const coefs *shift, int flags, vec *s, vec *q)
 {
-    (void)dy, (void)r, (void)flags;
+    (void)dy, (void)y, (void)flags;
     vec d = load(x) - shift->mean_hi;
     *s += d;
     *q += d * d;
@@ -126,7 +126,7 @@ INLINE void first_shifts(const bn_span *a, A *shift)
 }
 
 /* The same for up to BN_GROUP channels side by side; a channel that needs it is gathered and summed again. */
-void BN_NAME(stats_cl)(const bn_span *a, double *mean, double *m2, void *scratch)
+void BN_NAME(moments_cl)(const bn_span *a, double *mean, double *m2, void *scratch)
 {
     struct columns_scratch z = columns_scratch(scratch, a->width);
     const T *x = a->x;

@@ -17,21 +17,22 @@
 #define STRIP_WIDTH 1024             /* columns whose coefficients stay in L1 */
 #define LINE ((int)(64 / sizeof(T))) /* columns of a cache line */
 
-/* What a span has; constants after inlining, like BN_RELU, BN_TILE and BN_FROZEN. */
-enum { HAS_X = 64, HAS_DY = 128, HAS_R = 256, HAS_OUT2 = 512 };
+/* What a span has; constants after inlining, like BN_TILE and BN_FROZEN. */
+enum { WITH_RELU = 32, HAS_X = 64, HAS_DY = 128, HAS_RESIDUAL = 256, HAS_Y = 512, HAS_DRESIDUAL = 1024 };
 
 struct row {
-    const T *x, *dy, *r;
-    T *out, *out2;
+    const T *x, *dy, *residual, *y;
+    T *out, *dresidual;
 };
 
 INLINE struct row row_at(const bn_span *a, int64_t i, int64_t j, int flags)
 {
-    struct row p = {NULL, NULL, NULL, (T *)a->out + i * a->outs + j, NULL};
+    struct row p = {NULL, NULL, NULL, NULL, (T *)a->out + i * a->outs + j, NULL};
     if (flags & HAS_X) p.x = (const T *)a->x + i * a->xs + j;
     if (flags & HAS_DY) p.dy = (const T *)a->dy + i * a->dys + j;
-    if (flags & HAS_R) p.r = (const T *)a->r + i * a->rs + j;
-    if (flags & HAS_OUT2) p.out2 = (T *)a->out2 + i * a->out2s + j;
+    if (flags & HAS_RESIDUAL) p.residual = (const T *)a->residual + i * a->residuals + j;
+    if (flags & HAS_Y) p.y = (const T *)a->y + i * a->ys + j;
+    if (flags & HAS_DRESIDUAL) p.dresidual = (T *)a->dresidual + i * a->dresiduals + j;
     return p;
 }
 
@@ -40,11 +41,12 @@ INLINE void next_row(struct row *p, const bn_span *a, int flags)
     p->out += a->outs;
     if (flags & HAS_X) p->x += a->xs;
     if (flags & HAS_DY) p->dy += a->dys;
-    if (flags & HAS_R) p->r += a->rs;
-    if (flags & HAS_OUT2) p->out2 += a->out2s;
+    if (flags & HAS_RESIDUAL) p->residual += a->residuals;
+    if (flags & HAS_Y) p->y += a->ys;
+    if (flags & HAS_DRESIDUAL) p->dresidual += a->dresiduals;
 }
 
-/* The results of the W columns from j on; `second` is read only where HAS_OUT2. */
+/* The results of the W columns from j on; `second` is read only where HAS_DRESIDUAL. */
 typedef void term(const struct row *p, int64_t j, const coefs *c, int flags, vec *first, vec *second);
 
 INLINE void put(term *f, const struct row *p, int64_t j, const coefs *c, int flags)
@@ -52,7 +54,7 @@ INLINE void put(term *f, const struct row *p, int64_t j, const coefs *c, int fla
     vec first, second;
     f(p, j, c, flags, &first, &second);
     store(p->out + j, first);
-    if (flags & HAS_OUT2) store(p->out2 + j, second);
+    if (flags & HAS_DRESIDUAL) store(p->dresidual + j, second);
 }
 
 INLINE void put_streaming(term *f, const struct row *p, int64_t j, const coefs *c, int flags)
@@ -60,7 +62,7 @@ INLINE void put_streaming(term *f, const struct row *p, int64_t j, const coefs *
     vec first, second;
     f(p, j, c, flags, &first, &second);
     stream(p->out + j, first);
-    if (flags & HAS_OUT2) store(p->out2 + j, second);
+    if (flags & HAS_DRESIDUAL) store(p->dresidual + j, second);
 }
 
 INLINE void fetch(const struct row *p, int64_t j, int64_t ahead, int flags)
@@ -76,21 +78,22 @@ INLINE void put_lanes(term *f, const struct row *p, int64_t j, int lo, int hi, c
     vec first, second;
     f(p, j, c, flags, &first, &second);
     store_lanes(p->out + j, first, lo, hi);
-    if (flags & HAS_OUT2) store_lanes(p->out2 + j, second, lo, hi);
+    if (flags & HAS_DRESIDUAL) store_lanes(p->dresidual + j, second, lo, hi);
 }
 
 /* Rows shorter than a vector go through a padded copy. */
 static inline void short_row(term *f, const struct row *p, int64_t width, const coefs *c, int flags)
 {
-    T x[W], dy[W], r[W], out[W], out2[W];
-    memset(x, 0, sizeof x), memset(dy, 0, sizeof dy), memset(r, 0, sizeof r);
+    T x[W], dy[W], residual[W], y[W], out[W], dresidual[W];
+    memset(x, 0, sizeof x), memset(dy, 0, sizeof dy), memset(residual, 0, sizeof residual), memset(y, 0, sizeof y);
     if (flags & HAS_X) memcpy(x, p->x, width * sizeof(T));
     if (flags & HAS_DY) memcpy(dy, p->dy, width * sizeof(T));
-    if (flags & HAS_R) memcpy(r, p->r, width * sizeof(T));
-    struct row b = {x, dy, r, out, out2};
+    if (flags & HAS_RESIDUAL) memcpy(residual, p->residual, width * sizeof(T));
+    if (flags & HAS_Y) memcpy(y, p->y, width * sizeof(T));
+    struct row b = {x, dy, residual, y, out, dresidual};
     put(f, &b, 0, c, flags);
     memcpy(p->out, out, width * sizeof(T));
-    if (flags & HAS_OUT2) memcpy(p->out2, out2, width * sizeof(T));
+    if (flags & HAS_DRESIDUAL) memcpy(p->dresidual, dresidual, width * sizeof(T));
 }
 
 /* Columns before the first one that lies at the start of a cache line. */
@@ -111,7 +114,7 @@ INLINE void plain_run(term *f, const struct row *p, int64_t width, const A *coef
         put(f, p, j, &c, flags);
     }
     store(p->out + width - W, first);
-    if (flags & HAS_OUT2) store(p->out2 + width - W, second);
+    if (flags & HAS_DRESIDUAL) store(p->dresidual + width - W, second);
 }
 
 /* Columns from .. to-1, fewer than a cache line, at the beginning or the end of a row of `width`, stored to the element. */
@@ -134,7 +137,7 @@ INLINE void border_line(term *f, const struct row *p, int64_t j, int64_t n, cons
         f(p, j + k, &c0, flags, &a, &a2);
         f(p, j + k, &c1, flags, &b, &b2);
         stream(p->out + j + k, first_lanes(a, b, n - k));
-        if (flags & HAS_OUT2) store(p->out2 + j + k, first_lanes(a2, b2, n - k));
+        if (flags & HAS_DRESIDUAL) store(p->dresidual + j + k, first_lanes(a2, b2, n - k));
     }
 }
 
@@ -220,7 +223,7 @@ INLINE void rows_of_tile(term *f, const bn_span *a, int64_t i, int streams, int 
     EACH_ROW(width - W)
     {
         store(p.out, first[t]);
-        if (flags & HAS_OUT2) store(p.out2, second[t]);
+        if (flags & HAS_DRESIDUAL) store(p.dresidual, second[t]);
     }
 #undef EACH_ROW
 }

@@ -1,6 +1,6 @@
-/* Two sums per column of a matrix (rows: elements, columns: channels), in the order of summation of bn.h.
+/* Two sums per column of a matrix (rows: elements, columns: channels), in the order of summation of kernels.h.
  *
- * The channels-last halves of stats.c and reduce.c are this loop nest around different terms. The sums of a sub-block's 16
+ * The channels-last halves of moments.c and reduce.c are this loop nest around different terms. The sums of a sub-block's 16
  * lanes, [16][width], stay in L1 while its rows stream by, four rows of a lane at a time: few enough streams for the
  * processor, enough rows to pay for loading and storing the sums; the next four are fetched meanwhile. Narrow matrices without gaps (C = 1, 3, 64)
  * are read as rows of 16 * C columns: such a row is all lanes of all channels at once, and vectors are full whatever C is.
@@ -13,20 +13,20 @@
 #define ROWS_AT_ONCE 4
 
 /* Adds the terms of W adjacent columns to s and q. */
-typedef void add_terms(const T *x, const T *dy, const T *r, const coefs *c, int flags, vec *s, vec *q);
+typedef void add_terms(const T *x, const T *dy, const T *y, const coefs *c, int flags, vec *s, vec *q);
 
 /* t rows, `step` rows of the matrix apart. */
 struct strip {
-    const T *x, *dy, *r; /* first row; dy and r may be NULL */
-    int64_t xs, dys, rs; /* from row to row */
+    const T *x, *dy, *y; /* first row; dy and y may be NULL */
+    int64_t xs, dys, ys; /* from row to row */
     int64_t t;
 };
 
-INLINE void advance(struct strip *p, int64_t xs, int64_t dys, int64_t rs)
+INLINE void advance(struct strip *p, int64_t xs, int64_t dys, int64_t ys)
 {
     p->x += xs;
     if (p->dy) p->dy += dys;
-    if (p->r) p->r += rs;
+    if (p->y) p->y += ys;
 }
 
 /* Columns j .. j + n * W - 1. */
@@ -40,7 +40,7 @@ INLINE void advance(struct strip *p, int64_t xs, int64_t dys, int64_t rs)
         for (int64_t t = 0; t < p->t; t++) {                                                                             \
             REPEAT(n, STRIP_FETCH)                                                                                       \
             REPEAT(n, STRIP_ADD)                                                                                         \
-            advance(&at, p->xs, p->dys, p->rs);                                                                          \
+            advance(&at, p->xs, p->dys, p->ys);                                                                          \
         }                                                                                                                \
         REPEAT(n, STRIP_END)                                                                                             \
     }
@@ -48,7 +48,7 @@ INLINE void advance(struct strip *p, int64_t xs, int64_t dys, int64_t rs)
     const coefs c##i = coefs_of_columns(coef + j + i * W, cs); \
     vec s##i = load_a(sum_s + j + i * W), q##i = load_a(sum_q + j + i * W);
 #define STRIP_ADD(i) \
-    add(at.x + i * W, at.dy ? at.dy + i * W : NULL, at.r ? at.r + i * W : NULL, &c##i, flags, &s##i, &q##i);
+    add(at.x + i * W, at.dy ? at.dy + i * W : NULL, at.y ? at.y + i * W : NULL, &c##i, flags, &s##i, &q##i);
 #define STRIP_FETCH(i)                                                                \
     __builtin_prefetch(at.x + ROWS_AT_ONCE * p->xs + i * W, 0, 2);                    \
     if (at.dy) __builtin_prefetch(at.dy + ROWS_AT_ONCE * p->dys + i * W, 0, 2);
@@ -71,10 +71,10 @@ INLINE void strip_last(add_terms *add, const struct strip *p, int64_t from, int6
     for (int64_t t = 0; t < p->t; t++) {
         vec s = {0}, q = {0};
         REPEAT(1, STRIP_FETCH)
-        add(at.x, at.dy, at.r, &c0, flags, &s, &q);
+        add(at.x, at.dy, at.y, &c0, flags, &s, &q);
         s0 += (vec)((ivec)s & fresh);
         q0 += (vec)((ivec)q & fresh);
-        advance(&at, p->xs, p->dys, p->rs);
+        advance(&at, p->xs, p->dys, p->ys);
     }
     REPEAT(1, STRIP_END)
 }
@@ -83,18 +83,18 @@ INLINE void strip_last(add_terms *add, const struct strip *p, int64_t from, int6
 static inline void strip_narrow(add_terms *add, const struct strip *p, int64_t j, int64_t width, const A *coef, int64_t cs,
                              int flags, A *sum_s, A *sum_q)
 {
-    T x[W], dy[W], r[W];
+    T x[W], dy[W], y[W];
     A sums[2][W] = {0};
     const int64_t bytes = width * (int64_t)sizeof(A);
     memcpy(sums[0], sum_s + j, bytes), memcpy(sums[1], sum_q + j, bytes);
     vec s = load_a(sums[0]), q = load_a(sums[1]);
     const coefs c = coefs_of_columns(coef + j, cs);
-    memset(x, 0, sizeof x), memset(dy, 0, sizeof dy), memset(r, 0, sizeof r);
+    memset(x, 0, sizeof x), memset(dy, 0, sizeof dy), memset(y, 0, sizeof y);
     for (int64_t t = 0; t < p->t; t++) {
         memcpy(x, p->x + j + t * p->xs, width * sizeof(T));
         if (p->dy) memcpy(dy, p->dy + j + t * p->dys, width * sizeof(T));
-        if (p->r) memcpy(r, p->r + j + t * p->rs, width * sizeof(T));
-        add(x, dy, p->r ? r : NULL, &c, flags, &s, &q);
+        if (p->y) memcpy(y, p->y + j + t * p->ys, width * sizeof(T));
+        add(x, dy, p->y ? y : NULL, &c, flags, &s, &q);
     }
     store_a(sums[0], s), store_a(sums[1], q);
     memcpy(sum_s + j, sums[0], bytes), memcpy(sum_q + j, sums[1], bytes);
@@ -116,7 +116,7 @@ INLINE void strip(add_terms *add, const struct strip *p, int64_t from, int64_t t
 INLINE int is_flat(const bn_span *a)
 {
     int64_t w = a->width;
-    return w <= BN_FLAT && a->xs == w && (!a->dy || a->dys == w) && (!a->r || a->rs == w);
+    return w <= BN_FLAT && a->xs == w && (!a->dy || a->dys == w) && (!a->y || a->ys == w);
 }
 
 /* Rows of one lane between `from` and `from + ROWS_AT_ONCE`, of `have`. */
@@ -143,10 +143,10 @@ INLINE void sub_block_sums(add_terms *add, struct strip p, const bn_span *a, int
             for (int lane = 0; lane < BN_LANES; lane++) {
                 q.t = rows_left(full + (lane < more), from);
                 if (q.t > 0) strip(add, &q, 0, w, coef, cs, flags, sum_s + lane * w, sum_q + lane * w);
-                advance(&q, a->xs, a->dys, a->rs);
+                advance(&q, a->xs, a->dys, a->ys);
             }
         }
-        advance(&p, ROWS_AT_ONCE * p.xs, ROWS_AT_ONCE * p.dys, ROWS_AT_ONCE * p.rs);
+        advance(&p, ROWS_AT_ONCE * p.xs, ROWS_AT_ONCE * p.dys, ROWS_AT_ONCE * p.ys);
     }
 }
 
@@ -183,13 +183,13 @@ INLINE void columns(add_terms *add, const bn_span *a, const A *coef, int64_t cs,
     const int64_t w = a->width;
     memset(z->acc_s, 0, 8 * w * sizeof(double));
     memset(z->acc_q, 0, 8 * w * sizeof(double));
-    struct strip p = {a->x, a->dy, a->r, BN_LANES * a->xs, BN_LANES * a->dys, BN_LANES * a->rs, 0};
+    struct strip p = {a->x, a->dy, a->y, BN_LANES * a->xs, BN_LANES * a->dys, BN_LANES * a->ys, 0};
     for (int64_t row = 0; row < a->rows; row += BN_SUB) {
         int64_t n = a->rows - row < BN_SUB ? a->rows - row : BN_SUB;
         sub_block_sums(add, p, a, n, coef, cs, flat, flags, z->sum_s, z->sum_q);
         widen_all(z->acc_s, z->sum_s, 8 * w), widen_all(z->acc_s, z->sum_s + 8 * w, 8 * w);
         widen_all(z->acc_q, z->sum_q, 8 * w), widen_all(z->acc_q, z->sum_q + 8 * w, 8 * w);
-        advance(&p, BN_SUB * a->xs, BN_SUB * a->dys, BN_SUB * a->rs);
+        advance(&p, BN_SUB * a->xs, BN_SUB * a->dys, BN_SUB * a->ys);
     }
 }
 

@@ -1,4 +1,4 @@
-/* Sums of a channel's elements run by run (bn_run_of), in the order of summation of bn.h: the frame of the channels-first
+/* Sums of a channel's elements run by run (bn_run), in the order of summation of kernels.h: the frame of the channels-first
  * kernels. Rows may end anywhere in a group of 16 lanes: the terms of the 16 elements at a row's end are then moved to
  * their lanes, so nothing is copied and nothing outside the rows is read.
  */
@@ -8,17 +8,17 @@
 #include "vec.h"
 
 struct elements {
-    const T *x, *dy, *r;
+    const T *x, *dy, *y;
 };
 
 /* Channel c's; what is not given points to x: no arithmetic on NULL. */
-INLINE struct elements run_of_channel(const bn_run_of *a, int64_t c)
+INLINE struct elements run_of_channel(const bn_run *a, int64_t c)
 {
     const T *x = (const T *)a->x + c * a->xc;
-    return (struct elements){x, a->dy ? (const T *)a->dy + c * a->dyc : x, a->r ? (const T *)a->r + c * a->rc : x};
+    return (struct elements){x, a->dy ? (const T *)a->dy + c * a->dyc : x, a->y ? (const T *)a->y + c * a->yc : x};
 }
 
-INLINE struct elements from(struct elements p, int64_t n) { return (struct elements){p.x + n, p.dy + n, p.r + n}; }
+INLINE struct elements from(struct elements p, int64_t n) { return (struct elements){p.x + n, p.dy + n, p.y + n}; }
 
 /* The terms of W elements. */
 typedef void terms(struct elements p, const coefs *c, int flags, vec *a, vec *b);

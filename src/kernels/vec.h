@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "bn.h"
+#include "kernels.h"
 #include "half.h"
 
 #if defined(__x86_64__)
@@ -210,14 +210,14 @@ typedef struct {
 INLINE coefs coefs_of_columns(const A *p, int64_t cs)
 {
     return (coefs){load_a(p + BN_MEAN_HI * cs), load_a(p + BN_MEAN_LO * cs), load_a(p + BN_SCALE * cs),
-                   load_a(p + BN_BIAS * cs), load_a(p + BN_INVSTD * cs), load_a(p + BN_DY * cs),
-                   load_a(p + BN_DY_XHAT * cs)};
+                   load_a(p + BN_BIAS * cs), load_a(p + BN_INVSTD * cs), load_a(p + BN_MEAN_DY * cs),
+                   load_a(p + BN_MEAN_DY_XHAT * cs)};
 }
 
 INLINE coefs coefs_of_channel(const A *p, int64_t cs)
 {
     return (coefs){splat(p[BN_MEAN_HI * cs]), splat(p[BN_MEAN_LO * cs]), splat(p[BN_SCALE * cs]), splat(p[BN_BIAS * cs]),
-                   splat(p[BN_INVSTD * cs]), splat(p[BN_DY * cs]), splat(p[BN_DY_XHAT * cs])};
+                   splat(p[BN_INVSTD * cs]), splat(p[BN_MEAN_DY * cs]), splat(p[BN_MEAN_DY_XHAT * cs])};
 }
 
 #endif

@@ -20,7 +20,7 @@ static inline A within(double v)
 }
 
 /* Without branches, so that square roots and divisions are taken several at a time. */
-static void coef_forward(void *coef, int64_t cs, int64_t n, const double *restrict mean, const double *restrict var, double eps,
+static void coefs_forward(void *coef, int64_t cs, int64_t n, const double *restrict mean, const double *restrict var, double eps,
                          const double *restrict weight, const double *restrict bias)
 {
     A *restrict hi = (A *)coef + BN_MEAN_HI * cs, *restrict lo = (A *)coef + BN_MEAN_LO * cs;
@@ -38,13 +38,13 @@ static void coef_forward(void *coef, int64_t cs, int64_t n, const double *restri
     }
 }
 
-static void coef_backward(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat, double count)
+static void coefs_backward(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat, double count)
 {
-    A *dy = (A *)coef + BN_DY * cs, *dy_xhat = (A *)coef + BN_DY_XHAT * cs;
+    A *dy = (A *)coef + BN_MEAN_DY * cs, *dy_xhat = (A *)coef + BN_MEAN_DY_XHAT * cs;
     for (int64_t c = 0; c < n; c++) dy[c] = narrow(sum_dy[c] / count), dy_xhat[c] = narrow(sum_dy_xhat[c] / count);
 }
 
-static void coef_tile(void *tile, int64_t ts, const void *coef, int64_t cs, int rows, int64_t c, int64_t channels,
+static void coefs_tile(void *tile, int64_t ts, const void *coef, int64_t cs, int rows, int64_t c, int64_t channels,
                       int64_t repeat, int64_t times)
 {
     const int64_t n = channels * repeat;
@@ -60,35 +60,35 @@ static void coef_tile(void *tile, int64_t ts, const void *coef, int64_t cs, int 
     }
 }
 
-void BN_NAME(stats_begin)(bn_sums *, const void *, int64_t);
-void BN_NAME(stats_add)(bn_sums *, const bn_run_of *);
-int BN_NAME(stats_end)(bn_sums *, int64_t, double *, double *);
-void BN_NAME(stats_again)(const void *, int64_t, double *, double *);
-void BN_NAME(stats_cl)(const bn_span *, double *, double *, void *);
-void BN_NAME(reduce_add)(bn_sums *, const bn_run_of *);
+void BN_NAME(moments_begin)(bn_sums *, const void *, int64_t);
+void BN_NAME(moments_add)(bn_sums *, const bn_run *);
+int BN_NAME(moments_end)(bn_sums *, int64_t, double *, double *);
+void BN_NAME(moments_two_pass)(const void *, int64_t, double *, double *);
+void BN_NAME(moments_cl)(const bn_span *, double *, double *, void *);
+void BN_NAME(reduce_add)(bn_sums *, const bn_run *);
 void BN_NAME(reduce_end)(bn_sums *, int64_t, double *, double *);
 void BN_NAME(reduce_cl)(const bn_span *, double *, double *, void *);
-void BN_NAME(apply)(const bn_span *);
+void BN_NAME(normalise)(const bn_span *);
 void BN_NAME(input_grad)(const bn_span *);
-void BN_NAME(copy)(const bn_span *);
-void BN_NAME(triad)(const bn_span *);
+void BN_NAME(stream_copy)(const bn_span *);
+void BN_NAME(stream_triad)(const bn_span *);
 
 const bn_kernels BN_NAME(kernels) = {
     .itemsize = sizeof(T),
     .arithsize = sizeof(A),
-    .stats_begin = BN_NAME(stats_begin),
-    .stats_add = BN_NAME(stats_add),
-    .stats_end = BN_NAME(stats_end),
-    .stats_again = BN_NAME(stats_again),
-    .stats_cl = BN_NAME(stats_cl),
+    .moments_begin = BN_NAME(moments_begin),
+    .moments_add = BN_NAME(moments_add),
+    .moments_end = BN_NAME(moments_end),
+    .moments_two_pass = BN_NAME(moments_two_pass),
+    .moments_cl = BN_NAME(moments_cl),
     .reduce_add = BN_NAME(reduce_add),
     .reduce_end = BN_NAME(reduce_end),
     .reduce_cl = BN_NAME(reduce_cl),
-    .apply = BN_NAME(apply),
+    .normalise = BN_NAME(normalise),
     .input_grad = BN_NAME(input_grad),
-    .coef_forward = coef_forward,
-    .coef_backward = coef_backward,
-    .coef_tile = coef_tile,
-    .copy = BN_NAME(copy),
-    .triad = BN_NAME(triad),
+    .coefs_forward = coefs_forward,
+    .coefs_backward = coefs_backward,
+    .coefs_tile = coefs_tile,
+    .stream_copy = BN_NAME(stream_copy),
+    .stream_triad = BN_NAME(stream_triad),
 };

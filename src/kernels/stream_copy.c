@@ -10,7 +10,7 @@ static int64_t aligned_at(const bn_span *a)
     return head < a->width ? head : a->width;
 }
 
-void BN_NAME(copy)(const bn_span *a)
+void BN_NAME(stream_copy)(const bn_span *a)
 {
     const T *x = a->x;
     T *out = a->out;
@@ -20,7 +20,7 @@ void BN_NAME(copy)(const bn_span *a)
     memcpy(out + j, x + j, (a->width - j) * sizeof(T));
 }
 
-void BN_NAME(triad)(const bn_span *a)
+void BN_NAME(stream_triad)(const bn_span *a)
 {
     const T *x = a->x, *dy = a->dy;
     T *out = a->out;
