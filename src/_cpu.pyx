@@ -42,7 +42,30 @@ cdef int bfloat16_number = -1  # of ml_dtypes.bfloat16 among NumPy's types, once
 
 def levels():
     """ISA levels of this build that this processor has, lowest first."""
+    return [name for name in supported_levels() if not bn_level_by_request(level_number(name))]
+
+
+def supported_levels():
+    """Those, and before them what is taken by request alone: the plain scalar "reference"."""
     return [bn_level_name(i).decode() for i in range(bn_level_count()) if bn_level_supported(i)]
+
+
+cdef int level_number(str name) except -1:
+    for i in range(bn_level_count()):
+        if bn_level_name(i).decode() == name:
+            return i
+    raise ValueError(f"level: expected one of {', '.join(supported_levels())}, got {name!r}")
+
+
+def table(str dtype, str level):
+    """Address of the kernels of a storage type (f32, f64, f16, bf16) and a level, for tests and benchmarks (kernels.h)."""
+    cdef const bn_kernels *kernels
+    if level not in supported_levels():
+        raise ValueError(f"level: expected one of {', '.join(supported_levels())}, got {level!r}")
+    kernels = bn_table(dtype.encode(), level_number(level))
+    if kernels == NULL:
+        raise ValueError(f"dtype: expected f32, f64, f16 or bf16, got {dtype!r}")
+    return <size_t> kernels
 
 
 def level():
@@ -76,7 +99,7 @@ def _choose_level():
         raise ImportError(f"bnkern: this processor has none of the ISA levels of this build ({', '.join(built)})")
     if wanted and wanted not in built:
         raise ImportError(f"BNKERN_CPU: expected one of {', '.join(found)}, got {wanted!r}")
-    if wanted and wanted not in found:
+    if wanted and wanted not in supported_levels():
         raise ImportError(f"BNKERN_CPU: expected a level that this processor has ({', '.join(found)}), got {wanted!r}")
     chosen_level = built.index(wanted or found[len(found) - 1])
     tables[BN_F32] = bn_table("f32", chosen_level)

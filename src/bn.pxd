@@ -69,6 +69,7 @@ cdef extern from "kernels/kernels.h" nogil:
     int bn_level_count()
     const char *bn_level_name(int level)
     bint bn_level_supported(int level)
+    bint bn_level_by_request(int level)
     const bn_kernels *bn_table(const char *dtype, int level)
 
 cdef extern from "view.h" nogil:

@@ -1,4 +1,4 @@
-/* The loop nest of the element-wise kernels: any term over the rows of a span, native vectors throughout.
+/* The loop nest of the element-wise passes: their results over the rows of a span, native vectors throughout.
  *
  * A row is `channels` runs of `width` elements, one coefficient each, or (BN_TILE) `width` columns with a coefficient each.
  * In tiles several rows are done together, a cache line of each in turn, so that coefficients are loaded once for all
@@ -8,26 +8,21 @@
  * ends and the next begins; what is left at the ends of a row is stored to the element, because a plain store that
  * touches a line just streamed reads it back from memory.
  */
-#ifndef BN_SPAN_H
-#define BN_SPAN_H
+#ifndef BN_ELEMENTWISE_H
+#define BN_ELEMENTWISE_H
 
-#include "vec.h"
+#include "elements.h"
 
-#define ROWS 8                        /* rows done together */
+#define ROWS 8                       /* rows done together */
 #define STRIP_WIDTH 1024             /* columns whose coefficients stay in L1 */
 #define LINE ((int)(64 / sizeof(T))) /* columns of a cache line */
 
-/* What a span has; constants after inlining, like BN_TILE and BN_FROZEN. */
-enum { WITH_RELU = 32, HAS_X = 64, HAS_DY = 128, HAS_RESIDUAL = 256, HAS_Y = 512, HAS_DRESIDUAL = 1024 };
+/* The results of the W columns from j on; `second` is used only where HAS_DRESIDUAL. Each pass defines its own. */
+INLINE void results(const row *p, int64_t j, const coefs *c, variant v, vec *first, vec *second);
 
-struct row {
-    const T *x, *dy, *residual, *y;
-    T *out, *dresidual;
-};
-
-INLINE struct row row_at(const bn_span *a, int64_t i, int64_t j, int flags)
+INLINE row row_at(const bn_span *a, int64_t i, int64_t j, int flags)
 {
-    struct row p = {NULL, NULL, NULL, NULL, (T *)a->out + i * a->outs + j, NULL};
+    row p = {NULL, NULL, NULL, NULL, (T *)a->out + i * a->outs + j, NULL};
     if (flags & HAS_X) p.x = (const T *)a->x + i * a->xs + j;
     if (flags & HAS_DY) p.dy = (const T *)a->dy + i * a->dys + j;
     if (flags & HAS_RESIDUAL) p.residual = (const T *)a->residual + i * a->residuals + j;
@@ -36,7 +31,7 @@ INLINE struct row row_at(const bn_span *a, int64_t i, int64_t j, int flags)
     return p;
 }
 
-INLINE void next_row(struct row *p, const bn_span *a, int flags)
+INLINE void next_row(row *p, const bn_span *a, int flags)
 {
     p->out += a->outs;
     if (flags & HAS_X) p->x += a->xs;
@@ -46,202 +41,201 @@ INLINE void next_row(struct row *p, const bn_span *a, int flags)
     if (flags & HAS_DRESIDUAL) p->dresidual += a->dresiduals;
 }
 
-/* The results of the W columns from j on; `second` is read only where HAS_DRESIDUAL. */
-typedef void term(const struct row *p, int64_t j, const coefs *c, int flags, vec *first, vec *second);
+/* ---- W columns --------------------------------------------------------------------------------------------------- */
 
-INLINE void put(term *f, const struct row *p, int64_t j, const coefs *c, int flags)
+INLINE void write_vec(const row *p, int64_t j, const coefs *c, variant v)
 {
     vec first, second;
-    f(p, j, c, flags, &first, &second);
+    results(p, j, c, v, &first, &second);
     store(p->out + j, first);
-    if (flags & HAS_DRESIDUAL) store(p->dresidual + j, second);
+    if (v.flags & HAS_DRESIDUAL) store(p->dresidual + j, second);
 }
 
-INLINE void put_streaming(term *f, const struct row *p, int64_t j, const coefs *c, int flags)
+INLINE void stream_results(const row *p, int64_t j, const coefs *c, variant v)
 {
     vec first, second;
-    f(p, j, c, flags, &first, &second);
+    results(p, j, c, v, &first, &second);
     stream(p->out + j, first);
-    if (flags & HAS_DRESIDUAL) store(p->dresidual + j, second);
+    if (v.flags & HAS_DRESIDUAL) store(p->dresidual + j, second);
 }
 
-INLINE void fetch(const struct row *p, int64_t j, int64_t ahead, int flags)
+INLINE void fetch(const row *p, int64_t j, int64_t ahead, int flags)
 {
     if (!ahead) return;
     if (flags & HAS_X) __builtin_prefetch((const char *)(p->x + j) + ahead, 0, 2);
     if (flags & HAS_DY) __builtin_prefetch((const char *)(p->dy + j) + ahead, 0, 2);
 }
 
-/* Lanes lo .. hi-1 of the results for columns j .. j+W-1. */
-INLINE void put_lanes(term *f, const struct row *p, int64_t j, int lo, int hi, const coefs *c, int flags)
+/* The coefficients from column j of a tile on; those of a channel, c, are the same everywhere. */
+INLINE coefs coefs_at(const A *coef, int64_t cs, int64_t j, coefs c, int flags)
 {
-    vec first, second;
-    f(p, j, c, flags, &first, &second);
-    store_lanes(p->out + j, first, lo, hi);
-    if (flags & HAS_DRESIDUAL) store_lanes(p->dresidual + j, second, lo, hi);
+    return flags & BN_TILE ? coefs_of_columns(coef + j, cs) : c;
 }
 
-/* Rows shorter than a vector go through a padded copy. */
-static inline void short_row(term *f, const struct row *p, int64_t width, const coefs *c, int flags)
+/* ---- plain stores ------------------------------------------------------------------------------------------------ */
+
+/* One run of at least W columns. */
+INLINE void plain_run(const row *p, int64_t width, const A *coef, int64_t cs, variant v)
 {
-    T x[W], dy[W], residual[W], y[W], out[W], dresidual[W];
-    memset(x, 0, sizeof x), memset(dy, 0, sizeof dy), memset(residual, 0, sizeof residual), memset(y, 0, sizeof y);
-    if (flags & HAS_X) memcpy(x, p->x, width * sizeof(T));
-    if (flags & HAS_DY) memcpy(dy, p->dy, width * sizeof(T));
-    if (flags & HAS_RESIDUAL) memcpy(residual, p->residual, width * sizeof(T));
-    if (flags & HAS_Y) memcpy(y, p->y, width * sizeof(T));
-    struct row b = {x, dy, residual, y, out, dresidual};
-    put(f, &b, 0, c, flags);
-    memcpy(p->out, out, width * sizeof(T));
-    if (flags & HAS_DRESIDUAL) memcpy(p->dresidual, dresidual, width * sizeof(T));
+    vec first, second;
+    coefs c = v.flags & BN_TILE ? coefs_of_columns(coef + width - W, cs) : coefs_of_channel(coef, cs);
+    results(p, width - W, &c, v, &first, &second);
+    for (int64_t j = 0; j + W <= width; j += W) {
+        c = coefs_at(coef, cs, j, c, v.flags);
+        write_vec(p, j, &c, v);
+    }
+    store(p->out + width - W, first);
+    if (v.flags & HAS_DRESIDUAL) store(p->dresidual + width - W, second);
 }
+
+/* A run of fewer columns goes through a padded copy. */
+RARE void short_run(const row *p, int64_t width, const A *coef, int64_t cs, variant v)
+{
+    T x[W] = {0}, dy[W] = {0}, residual[W] = {0}, y[W] = {0}, out[W], dresidual[W];
+    const row padded = {x, dy, residual, y, out, dresidual};
+    const coefs c = v.flags & BN_TILE ? coefs_of_columns(coef, cs) : coefs_of_channel(coef, cs);
+    const size_t bytes = width * sizeof(T);
+    if (v.flags & HAS_X) memcpy(x, p->x, bytes);
+    if (v.flags & HAS_DY) memcpy(dy, p->dy, bytes);
+    if (v.flags & HAS_RESIDUAL) memcpy(residual, p->residual, bytes);
+    if (v.flags & HAS_Y) memcpy(y, p->y, bytes);
+    write_vec(&padded, 0, &c, v);
+    memcpy(p->out, out, bytes);
+    if (v.flags & HAS_DRESIDUAL) memcpy(p->dresidual, dresidual, bytes);
+}
+
+/* Row i of a tile or of channels. */
+INLINE void plain_row(const bn_span *a, int64_t i, variant v)
+{
+    const A *coef = a->coef;
+    for (int64_t k = 0; k < a->channels; k++, coef++) {
+        const row p = row_at(a, i, k * a->width, v.flags);
+        if (a->width >= W) plain_run(&p, a->width, coef, a->cs, v);
+        else short_run(&p, a->width, coef, a->cs, v);
+    }
+}
+
+/* Rows i .. i + ROWS - 1 of a tile. */
+INLINE void plain_rows_of_tile(const bn_span *a, int64_t i, variant v)
+{
+    const int64_t width = a->width, cs = a->cs;
+    const A *coef = a->coef;
+    vec first[ROWS], second[ROWS];
+    coefs c = coefs_of_columns(coef + width - W, cs);
+    row p = row_at(a, i, width - W, v.flags);
+    for (int t = 0; t < ROWS; t++, next_row(&p, a, v.flags)) results(&p, 0, &c, v, first + t, second + t);
+    for (int64_t j = 0; j + W <= width; j += W) {
+        c = coefs_of_columns(coef + j, cs);
+        p = row_at(a, i, j, v.flags);
+        for (int t = 0; t < ROWS; t++, next_row(&p, a, v.flags)) write_vec(&p, 0, &c, v);
+    }
+    p = row_at(a, i, width - W, v.flags);
+    for (int t = 0; t < ROWS; t++, next_row(&p, a, v.flags)) {
+        store(p.out, first[t]);
+        if (v.flags & HAS_DRESIDUAL) store(p.dresidual, second[t]);
+    }
+}
+
+/* ---- streaming stores -------------------------------------------------------------------------------------------- */
 
 /* Columns before the first one that lies at the start of a cache line. */
 INLINE int64_t head_of(const T *out) { return (int64_t)(-(uintptr_t)out % 64 / sizeof(T)); }
 
-/* The coefficients of columns j .. in a tile; those of a channel are the same everywhere. */
-#define AT_COLUMN(j) \
-    if (flags & BN_TILE) c = coefs_of_columns(coef + (j), cs)
-
-/* One run of at least W columns with plain stores. */
-INLINE void plain_run(term *f, const struct row *p, int64_t width, const A *coef, int64_t cs, int flags)
-{
-    vec first, second;
-    coefs c = flags & BN_TILE ? coefs_of_columns(coef + width - W, cs) : coefs_of_channel(coef, cs);
-    f(p, width - W, &c, flags, &first, &second);
-    for (int64_t j = 0; j + W <= width; j += W) {
-        AT_COLUMN(j);
-        put(f, p, j, &c, flags);
-    }
-    store(p->out + width - W, first);
-    if (flags & HAS_DRESIDUAL) store(p->dresidual + width - W, second);
-}
-
 /* Columns from .. to-1, fewer than a cache line, at the beginning or the end of a row of `width`, stored to the element. */
-INLINE void ragged(term *f, const struct row *p, int64_t from, int64_t to, int64_t width, const A *coef, int64_t cs, int flags)
+RARE void ragged(const row *p, int64_t from, int64_t to, int64_t width, const A *coef, int64_t cs, variant v)
 {
     coefs c = coefs_of_channel(coef, cs);
     for (int64_t j = from; j < to; j += W) {
-        int64_t at = j + W <= width ? j : width - W;
-        AT_COLUMN(at);
-        put_lanes(f, p, at, (int)(j - at), (int)(to - at < W ? to - at : W), &c, flags);
+        const int64_t at = j + W <= width ? j : width - W;
+        const int lo = (int)(j - at), hi = (int)(to - at < W ? to - at : W);
+        vec first, second;
+        c = coefs_at(coef, cs, at, c, v.flags);
+        results(p, at, &c, v, &first, &second);
+        store_lanes(p->out + at, first, lo, hi);
+        if (v.flags & HAS_DRESIDUAL) store_lanes(p->dresidual + at, second, lo, hi);
     }
 }
 
 /* The line in which channel `coef` ends after n columns and the next channel begins. */
-INLINE void border_line(term *f, const struct row *p, int64_t j, int64_t n, const A *coef, int64_t cs, int flags)
+INLINE void border_line(const row *p, int64_t j, int64_t n, const A *coef, int64_t cs, variant v)
 {
     const coefs c0 = coefs_of_channel(coef, cs), c1 = coefs_of_channel(coef + 1, cs);
     for (int k = 0; k < LINE; k += W) {
+        const ivec ends = first_lanes(n - k);
         vec a, a2, b, b2;
-        f(p, j + k, &c0, flags, &a, &a2);
-        f(p, j + k, &c1, flags, &b, &b2);
-        stream(p->out + j + k, first_lanes(a, b, n - k));
-        if (flags & HAS_DRESIDUAL) store(p->dresidual + j + k, first_lanes(a2, b2, n - k));
+        results(p, j + k, &c0, v, &a, &a2);
+        results(p, j + k, &c1, v, &b, &b2);
+        stream(p->out + j + k, choose_lanes(ends, a, b));
+        if (v.flags & HAS_DRESIDUAL) store(p->dresidual + j + k, choose_lanes(ends, a2, b2));
     }
 }
 
-/* A row of channels with streaming stores. */
-INLINE void stream_channels(term *f, const bn_span *a, int64_t i, int flags)
+/* Row i of channels. */
+INLINE void stream_channels(const bn_span *a, int64_t i, variant v)
 {
-    const struct row p = row_at(a, i, 0, flags);
+    const row p = row_at(a, i, 0, v.flags);
     const int64_t cs = a->cs, width = a->width, total = a->channels * width;
     const A *coef = a->coef;
     int64_t j = head_of(p.out), end = width;
-    ragged(f, &p, 0, j, width, coef, cs, flags);
+    if (j > 0) ragged(&p, 0, j, width, coef, cs, v);
     for (;; end += width, coef++) {
         const coefs c = coefs_of_channel(coef, cs);
         for (; j + LINE <= end; j += LINE)
-            for (int k = 0; k < LINE; k += W) put_streaming(f, &p, j + k, &c, flags);
+            for (int k = 0; k < LINE; k += W) stream_results(&p, j + k, &c, v);
         if (end == total) break;
         if (j < end) {
-            border_line(f, &p, j, end - j, coef, cs, flags);
+            border_line(&p, j, end - j, coef, cs, v);
             j += LINE;
         }
     }
-    ragged(f, &p, j, total, total, coef, cs, flags);
+    if (j < total) ragged(&p, j, total, total, coef, cs, v);
 }
 
-/* The lines of a tile's row that begin in columns from .. to-1, with streaming stores. */
-INLINE void stream_tile(term *f, const bn_span *a, int64_t i, int64_t from, int64_t to, int flags)
+/* The lines of a tile's row that begin in columns from .. to-1. */
+INLINE void stream_tile(const bn_span *a, int64_t i, int64_t from, int64_t to, variant v)
 {
-    const struct row p = row_at(a, i, 0, flags);
-    const int64_t cs = a->cs, width = a->width, ahead = a->prefetch;
+    const row p = row_at(a, i, 0, v.flags);
+    const int64_t cs = a->cs, width = a->width;
     const A *coef = a->coef;
-    coefs c;
     const int64_t head = head_of(p.out), end = head + (width - head) / LINE * LINE;
-    if (from == 0) ragged(f, &p, 0, head, width, coef, cs, flags);
+    if (from == 0 && head > 0) ragged(&p, 0, head, width, coef, cs, v);
     for (int64_t j = from < head ? head : from + (LINE - (from - head) % LINE) % LINE; j < to && j < end; j += LINE) {
-        fetch(&p, j, ahead, flags);
+        fetch(&p, j, a->prefetch, v.flags);
         for (int k = 0; k < LINE; k += W) {
-            AT_COLUMN(j + k);
-            put_streaming(f, &p, j + k, &c, flags);
+            const coefs c = coefs_of_columns(coef + j + k, cs);
+            stream_results(&p, j + k, &c, v);
         }
     }
-    if (to == width) ragged(f, &p, end, width, width, coef, cs, flags);
+    if (to == width && end < width) ragged(&p, end, width, width, coef, cs, v);
 }
 
-/* ROWS rows of a tile; with streaming stores all are aligned alike. */
-INLINE void rows_of_tile(term *f, const bn_span *a, int64_t i, int streams, int flags)
+/* Rows i .. i + ROWS - 1 of a tile, all aligned alike. */
+INLINE void stream_rows_of_tile(const bn_span *a, int64_t i, variant v)
 {
-    const int64_t width = a->width, ahead = a->prefetch, cs = a->cs;
+    const int64_t width = a->width, cs = a->cs;
     const A *coef = a->coef;
-    vec first[ROWS], second[ROWS];
-    coefs c;
-    struct row p;
-#define EACH_ROW(j)                \
-    p = row_at(a, i, (j), flags);  \
-    for (int t = 0; t < ROWS; t++, next_row(&p, a, flags))
-    if (streams) {
-        int64_t j = head_of((T *)a->out + i * a->outs), end = j + (width - j) / LINE * LINE;
-        EACH_ROW(0)
-        {
-            ragged(f, &p, 0, j, width, coef, cs, flags);
-            ragged(f, &p, end, width, width, coef, cs, flags);
-        }
-        for (; j < end; j += LINE) {
-            coefs k0 = coefs_of_columns(coef + j, cs), k1 = coefs_of_columns(coef + j + W % LINE, cs);
-            EACH_ROW(j)
-            {
-                fetch(&p, 0, ahead, flags);
-                put_streaming(f, &p, 0, &k0, flags);
-                if (LINE > W) put_streaming(f, &p, W, &k1, flags);
-                for (int k = 2 * W; k < LINE; k += W) {
-                    c = coefs_of_columns(coef + j + k, cs);
-                    put_streaming(f, &p, k, &c, flags);
-                }
+    const int64_t head = head_of((T *)a->out + i * a->outs), end = head + (width - head) / LINE * LINE;
+    row p = row_at(a, i, 0, v.flags);
+    for (int t = 0; t < ROWS && end - head < width; t++, next_row(&p, a, v.flags)) {
+        ragged(&p, 0, head, width, coef, cs, v);
+        ragged(&p, end, width, width, coef, cs, v);
+    }
+    for (int64_t j = head; j < end; j += LINE) {
+        const coefs c0 = coefs_of_columns(coef + j, cs), c1 = coefs_of_columns(coef + j + W % LINE, cs);
+        p = row_at(a, i, j, v.flags);
+        for (int t = 0; t < ROWS; t++, next_row(&p, a, v.flags)) {
+            fetch(&p, 0, a->prefetch, v.flags);
+            stream_results(&p, 0, &c0, v);
+            if (LINE > W) stream_results(&p, W, &c1, v);
+            for (int k = 2 * W; k < LINE; k += W) {
+                const coefs c = coefs_of_columns(coef + j + k, cs);
+                stream_results(&p, k, &c, v);
             }
         }
-        return;
     }
-    c = coefs_of_columns(coef + width - W, cs);
-    EACH_ROW(width - W) f(&p, 0, &c, flags, first + t, second + t);
-    for (int64_t j = 0; j + W <= width; j += W) {
-        c = coefs_of_columns(coef + j, cs);
-        EACH_ROW(j) put(f, &p, 0, &c, flags);
-    }
-    EACH_ROW(width - W)
-    {
-        store(p.out, first[t]);
-        if (flags & HAS_DRESIDUAL) store(p.dresidual, second[t]);
-    }
-#undef EACH_ROW
 }
 
-/* Rows of a tile or of channels with plain stores, or too short for anything better. */
-INLINE void plain_row(term *f, const bn_span *a, int64_t i, int flags)
-{
-    const A *coef = a->coef;
-    for (int64_t k = 0; k < a->channels; k++, coef++) {
-        struct row p = row_at(a, i, k * a->width, flags);
-        if (a->width >= W) {
-            plain_run(f, &p, a->width, coef, a->cs, flags);
-        } else {
-            coefs c = flags & BN_TILE ? coefs_of_columns(coef, a->cs) : coefs_of_channel(coef, a->cs);
-            short_row(f, &p, a->width, &c, flags);
-        }
-    }
-}
+/* ---- spans ------------------------------------------------------------------------------------------------------- */
 
 /* Are ROWS rows better done together than one after the other, in the order of memory? Streamed, all must be aligned alike,
  * and not fall on the same places of the caches. */
@@ -251,24 +245,46 @@ INLINE int together(const bn_span *a, int streams)
     return a->width >= W && !(streams && (step % 64 || a->width > 2 * STRIP_WIDTH || (a->width >= 256 && step % 2048 == 0)));
 }
 
-/* `flags` is a constant after inlining; a copy of the span lets the compiler see that stores do not change it. */
-INLINE void run_span(term *f, const bn_span *span, int flags)
+/* `v` is a constant after inlining, unless it is the variant for all the others; a copy of the span lets the compiler see that
+ * stores do not change it. */
+INLINE void run_span(const bn_span *span, variant v)
 {
     const bn_span b = *span, *a = &b;
     const int streams = a->flags & BN_STREAM && a->width >= LINE && a->channels * a->width >= 4 * LINE;
     int64_t i = 0;
-    if (flags & BN_TILE && together(a, streams))
-        for (; i + ROWS <= a->rows; i += ROWS) rows_of_tile(f, a, i, streams, flags);
-    if (flags & BN_TILE && streams) {
+    assert(a->out && a->coef && a->rows >= 0 && a->channels > 0 && a->width > 0);
+    assert((uintptr_t)a->out % sizeof(T) == 0 && !(v.flags & BN_TILE && a->channels != 1));
+    assert(!streams || (a->out != a->x && a->out != a->dy && a->out != a->residual && a->out != a->y));
+    if (v.flags & BN_TILE && together(a, streams))
+        for (; i + ROWS <= a->rows; i += ROWS) {
+            if (streams) stream_rows_of_tile(a, i, v);
+            else plain_rows_of_tile(a, i, v);
+        }
+    if (v.flags & BN_TILE && streams) {
         for (int64_t j = 0; j < a->width; j += STRIP_WIDTH)
             for (int64_t k = i; k < a->rows; k++)
-                stream_tile(f, a, k, j, j + STRIP_WIDTH < a->width ? j + STRIP_WIDTH : a->width, flags);
+                stream_tile(a, k, j, j + STRIP_WIDTH < a->width ? j + STRIP_WIDTH : a->width, v);
         return;
     }
     for (; i < a->rows; i++) {
-        if (streams) stream_channels(f, a, i, flags);
-        else plain_row(f, a, i, flags);
+        if (streams) stream_channels(a, i, v);
+        else plain_row(a, i, v);
     }
 }
+
+/* The variant that a span asks for, but for HAS_X. */
+INLINE variant variant_of(const bn_span *a)
+{
+    variant v = {a->flags & (BN_TILE | BN_FROZEN), a->activation, (A)a->parameter};
+    if (a->dy) v.flags |= HAS_DY;
+    if (a->residual) v.flags |= HAS_RESIDUAL;
+    if (a->y && v.activation != BN_IDENTITY) v.flags |= HAS_Y;
+    if (a->dresidual) v.flags |= HAS_DRESIDUAL;
+    return v;
+}
+
+/* Runs the span as a variant of its own, if it is this one. */
+#define COMMON(flags, activation) \
+    if (is_variant(v, flags, activation)) { run_span(a, common(flags, activation)); return; }
 
 #endif

@@ -1,34 +1,32 @@
-/* The gradient of the input: dx = scale * ((dy - mean dy) - xhat * mean(dy * xhat)), or scale * dy with frozen statistics.
+/* The gradient of the input: dx = scale * ((g - mean g) - xhat * mean(g * xhat)), or scale * g with frozen statistics, where g
+ * is dy behind the activation and scale = weight * invstd.
  *
- * Reads dy and x (y where ReLU follows a residual), writes dx (and the residual's gradient, dy past ReLU): 12 bytes for
- * each element in float32; frozen without ReLU reads dy alone, 8 bytes. scale = weight * invstd.
+ * Reads dy and x (y where the activation follows a residual), writes dx (and g, the residual's gradient): 12 bytes for each
+ * element in float32; frozen without an activation reads dy alone, 8 bytes.
  */
 #include "elementwise.h"
 
-INLINE void gradient(const struct row *p, int64_t j, const coefs *c, int flags, vec *first, vec *second)
+INLINE void results(const row *p, int64_t j, const coefs *c, variant v, vec *first, vec *second)
 {
-    vec g = load(p->dy + j), d = {0};
-    if (flags & HAS_X) d = (load(p->x + j) - c->mean_hi) - c->mean_lo;
-    if (flags & WITH_RELU) g = gate(flags & HAS_Y ? load(p->y + j) : d * c->scale + c->bias, g);
+    vec d = {0};
+    if (v.flags & HAS_X) d = centred(load(p->x + j), c->mean_hi, c->mean_lo);
+    const vec g = dy_behind_activation(p, j, d, c, v);
     *second = g;
-    if (!(flags & BN_FROZEN)) g = (g - c->dy) - (d * c->invstd) * c->dy_xhat;
-    *first = g * c->scale;
+    if (v.flags & BN_FROZEN) *first = frozen_grad(g, c->scale);
+    else *first = batch_grad(g, standardised(d, c->invstd), c->mean_dy, c->mean_dy_xhat, c->scale);
 }
 
-/* x is read unless frozen, then only for the sign of ReLU; y and dresidual occur with ReLU alone. */
 void BN_NAME(input_grad)(const bn_span *a)
 {
-    const int relu = a->activation == BN_RELU;
-#define CASE(flags) \
-    case flags: run_span(gradient, a, (flags) | HAS_DY | (((flags) & BN_FROZEN) && ((flags) & HAS_Y || !((flags) & WITH_RELU)) ? 0 : HAS_X)); break;
-#define CASES(flags) CASE(flags) CASE((flags) | BN_TILE) CASE((flags) | BN_FROZEN) CASE((flags) | BN_FROZEN | BN_TILE)
-    switch ((relu ? WITH_RELU : 0) | (a->flags & (BN_TILE | BN_FROZEN)) | (relu && a->y ? HAS_Y : 0) | (relu && a->dresidual ? HAS_DRESIDUAL : 0)) {
-        CASES(0)
-        CASES(WITH_RELU)
-        CASES(WITH_RELU | HAS_Y)
-        CASES(WITH_RELU | HAS_DRESIDUAL)
-        CASES(WITH_RELU | HAS_Y | HAS_DRESIDUAL)
-    }
-#undef CASES
-#undef CASE
+    variant v = variant_of(a);
+    const int for_z = v.activation != BN_IDENTITY && !(v.flags & HAS_Y);
+    v.flags &= ~HAS_RESIDUAL;
+    if (!(v.flags & BN_FROZEN) || for_z) v.flags |= HAS_X;
+    assert(a->dy && (a->x || !(v.flags & HAS_X)));
+    COMMON(HAS_X | HAS_DY, BN_IDENTITY)
+    COMMON(HAS_X | HAS_DY, BN_RELU)
+    COMMON(HAS_X | HAS_DY | BN_TILE, BN_IDENTITY)
+    COMMON(HAS_X | HAS_DY | BN_TILE, BN_RELU)
+    if (v.flags & BN_TILE) run_span(a, (variant){v.flags | BN_TILE, v.activation, v.parameter});
+    else run_span(a, (variant){v.flags & ~BN_TILE, v.activation, v.parameter});
 }

@@ -17,17 +17,13 @@
 
 #include <stdint.h>
 
+#include "../formulas.h" /* the rows of a table of coefficients, each `cs` elements of the arithmetic type long; activations */
+
 #define BN_LANES 16
 #define BN_SUB 256    /* at most 16 float32 additions in a row before float64 takes over */
 #define BN_BLOCK 2048 /* elements of one partial (mean, M2); fits L1 in every type */
 #define BN_GROUP 2048 /* channels a channels-last kernel takes at a time */
 #define BN_PAD 16     /* coefficient rows may be read this many elements past their end */
-
-/* Rows of the coefficient table, each `cs` elements of the arithmetic type long. */
-enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_MEAN_DY, BN_MEAN_DY_XHAT, BN_NCOEF };
-
-/* What follows the affine map. */
-enum { BN_IDENTITY, BN_RELU /* y = max(z, 0); gradients pass where not (z <= 0) */, BN_NACTIVATION };
 
 /* How a pass is done: bits of `flags`. */
 enum {
@@ -112,10 +108,11 @@ static inline int64_t bn_columns_scratch(int64_t width, int64_t rows)
     return (2 * 8 * width + 2 * BN_LANES * width + BN_NCOEF * columns + rows) * (int64_t)sizeof(double);
 }
 
-/* levels.c */
+/* levels.c: the ISA levels of this build, in order of preference, the best one last. */
 int bn_level_count(void);
 const char *bn_level_name(int level);
-int bn_level_supported(int level);
+int bn_level_supported(int level);  /* can this processor run it? */
+int bn_level_by_request(int level); /* is it taken where it is asked for alone? */
 const bn_kernels *bn_table(const char *dtype, int level);
 
 #endif

@@ -5,12 +5,21 @@
  * Reads each element once from memory (4 bytes in float32), writes nothing but the result. 1 subtraction, 2 additions
  * and 1 product for each element; lanes in the arithmetic type, sub-blocks in float64 (kernels.h).
  * The shift is the mean of the block's first eight elements, so |S / n| is a fraction of the standard deviation unless
- * the block is unlike its beginning. Where M2 would lose digits (S^2/n > 2 M2), or squares left the range of the
- * arithmetic type, the block, still in L1, is summed again in float64, about the mean just found.
- * A constant block gives with_default_fenv its value and 0.
+ * the block is unlike its beginning. Where M2 cannot be trusted (moments_are_sound) the block, still in L1, is summed again
+ * in float64, about the mean just found. A constant block gives exactly its value and 0.
  */
-#include "reduce_cl.h"
 #include "reduce_cf.h"
+#include "reduce_cl.h"
+
+#define SMALLEST (sizeof(A) == 4 ? 0x1p-100 : 0x1p-960) /* mean squares below were rounded to subnormals */
+
+/* d and d^2; the shift takes the place of the mean. */
+INLINE void terms(const row *p, int64_t j, const coefs *c, variant v, vec *a, vec *b)
+{
+    (void)v;
+    *a = load(p->x + j) - c->mean_hi;
+    *b = *a * *a;
+}
 
 INLINE A first_shift(const T *x, int64_t step, int64_t n)
 {
@@ -21,25 +30,24 @@ INLINE A first_shift(const T *x, int64_t step, int64_t n)
 }
 
 /* The result from the sums about shift; false if it cannot be trusted. */
-INLINE int finish(int64_t n, A shift, double s, double q, double *mean, double *m2)
+INLINE int finish(int64_t n, double shift, double s, double q, double *mean, double *m2)
 {
-    const double smallest = sizeof(A) == 4 ? 0x1p-100 : 0x1p-960; /* below, squares were rounded to subnormals */
-    double d = s / (double)n;
-    *mean = (double)shift + d;
-    *m2 = q - s * d;
-    return *m2 > 0 && s * d <= 2 * *m2 && q >= smallest * (double)n && q < INFINITY;
+    moments_of_sums((double)n, shift, s, q, mean, m2);
+    return moments_are_sound((double)n, s, q, *m2, SMALLEST);
 }
 
+/* ---- two passes over a block in L1 ------------------------------------------------------------------------------ */
+
 #define WIDE_BEGIN(k) vecd s##k = {0}, q##k = {0};
-#define WIDE_ADD(k)                                       \
-    vecd d##k = widen(load_half(x + i + k * WD)) - m;     \
-    s##k += d##k;                                         \
+#define WIDE_ADD(k)                                   \
+    vecd d##k = widen(load_lo(x + i + k * WD)) - m;   \
+    s##k += d##k;                                     \
     q##k += d##k * d##k;
-#define WIDE_END(k)                        \
+#define WIDE_END(k)                         \
     memcpy(s + k * WD, &s##k, sizeof s##k); \
     memcpy(q + k * WD, &q##k, sizeof q##k);
 
-/* The same in float64 about `shift`: element i belongs to accumulator i % 8. */
+/* The moments in float64 about `shift`: element i belongs to accumulator i % 8. */
 static void in_float64(const T *x, int64_t n, double shift, double *mean, double *m2)
 {
     double s[8], q[8];
@@ -53,14 +61,13 @@ static void in_float64(const T *x, int64_t n, double shift, double *mean, double
         s[k] += d;
         q[k] += d * d;
     }
-    double d = total(s) / (double)n;
-    *mean = shift + d;
-    *m2 = total(q) - total(s) * d;
+    moments_of_sums((double)n, shift, total(s), total(q), mean, m2);
 }
 
-/* The block about its own, better known, mean. */
-static void again(const T *x, int64_t n, double *mean, double *m2)
+void BN_NAME(moments_two_pass)(const void *block, int64_t n, double *mean, double *m2)
 {
+    const T *x = block;
+    assert(x && n > 0 && n <= BN_BLOCK);
     if (!memcmp(x, x + 1, (n - 1) * sizeof(T)) && isfinite((double)get(x))) {
         *mean = (double)get(x), *m2 = 0;
         return;
@@ -75,42 +82,31 @@ static void again(const T *x, int64_t n, double *mean, double *m2)
     if (*m2 < 0) *m2 = 0; /* keeps NaN */
 }
 
+/* ---- channels first --------------------------------------------------------------------------------------------- */
+
 void BN_NAME(moments_begin)(bn_sums *z, const void *first, int64_t n)
 {
     memset(z, 0, sizeof *z);
     z->shift = (double)first_shift(first, 1, n);
 }
 
-INLINE void deviations(struct elements p, const coefs *shift, int flags, vec *a, vec *b)
-{
-    (void)flags;
-    *a = load(p.x) - shift->mean_hi;
-    *b = *a * *a;
-}
-
 void BN_NAME(moments_add)(bn_sums *z, const bn_run *a)
 {
+    const variant v = common(HAS_X, BN_IDENTITY);
+    check_run(a);
     for (int64_t c = 0; c < a->channels; c++) {
         const coefs shift = {.mean_hi = splat((A)z[c].shift)};
-        add_run(deviations, run_of_channel(a, c), a->at, a->n, &shift, 0, z + c);
+        add_run(row_of_run(a, c, v.flags), a->at, a->n, &shift, v, z + c);
     }
 }
 
 int BN_NAME(moments_end)(bn_sums *z, int64_t n, double *mean, double *m2)
 {
     if (n % BN_SUB) fold_rest(z);
-    return finish(n, (A)z->shift, total(z->a), total(z->b), mean, m2);
+    return finish(n, z->shift, total(z->a), total(z->b), mean, m2);
 }
 
-void BN_NAME(moments_two_pass)(const void *x, int64_t n, double *mean, double *m2) { again(x, n, mean, m2); }
-
-INLINE void add_shifted(const T *x, const T *dy, const T *y, const coefs *shift, int flags, vec *s, vec *q)
-{
-    (void)dy, (void)y, (void)flags;
-    vec d = load(x) - shift->mean_hi;
-    *s += d;
-    *q += d * d;
-}
+/* ---- channels last ---------------------------------------------------------------------------------------------- */
 
 /* first_shift of all columns. */
 INLINE void first_shifts(const bn_span *a, A *shift)
@@ -125,20 +121,22 @@ INLINE void first_shifts(const bn_span *a, A *shift)
     for (; c < a->width; c++) shift[c] = first_shift(x + c, a->xs, a->rows);
 }
 
-/* The same for up to BN_GROUP channels side by side; a channel that needs it is gathered and summed again. */
+/* Up to BN_GROUP channels side by side; a channel that needs it is gathered and summed again. */
 void BN_NAME(moments_cl)(const bn_span *a, double *mean, double *m2, void *scratch)
 {
     struct columns_scratch z = columns_scratch(scratch, a->width);
+    const variant v = common(HAS_X, BN_IDENTITY);
     const T *x = a->x;
     const int64_t w = a->width, n = a->rows;
-    const int flat = is_flat(a);
+    const int flat = is_flat(a, v.flags);
+    check_matrix(a);
     first_shifts(a, z.coef);
     for (int64_t c = w; flat && c < BN_LANES * w; c++) z.coef[c] = z.coef[c - w];
-    columns(add_shifted, a, z.coef, z.cs, flat, 0, &z);
+    add_columns(a, z.coef, z.cs, flat, v, &z);
     for (int64_t c = 0; c < w; c++) {
         double s = column_total(z.acc_s, w, c), q = column_total(z.acc_q, w, c);
-        if (finish(n, z.coef[c], s, q, mean + c, m2 + c)) continue;
+        if (finish(n, (double)z.coef[c], s, q, mean + c, m2 + c)) continue;
         for (int64_t i = 0; i < n; i++) z.column[i] = x[i * a->xs + c];
-        again(z.column, n, mean + c, m2 + c);
+        BN_NAME(moments_two_pass)(z.column, n, mean + c, m2 + c);
     }
 }

@@ -1,30 +1,26 @@
-/* Normalise: y = ((x - mean_hi) - mean_lo) * scale + bias, then + residual, then ReLU.
+/* Normalise: y = ((x - mean_hi) - mean_lo) * scale + bias, then + residual, then the activation.
  *
  * Reads x (and the residual), writes y: 8 (12) bytes for each element in float32. The mean in two floats keeps large
- * offsets exact: x - mean_hi is exact where x is near the mean, and a constant channel gives with_default_fenv bias.
+ * offsets exact: x - mean_hi is exact where x is near the mean, and a constant channel gives exactly bias.
  */
 #include "elementwise.h"
 
-INLINE void normalise(const struct row *p, int64_t j, const coefs *c, int flags, vec *first, vec *second)
+INLINE void results(const row *p, int64_t j, const coefs *c, variant v, vec *first, vec *second)
 {
-    vec z = ((load(p->x + j) - c->mean_hi) - c->mean_lo) * c->scale + c->bias;
-    if (flags & HAS_RESIDUAL) z += load(p->residual + j);
-    *first = flags & WITH_RELU ? gate(z, z) : z;
-    *second = *first;
+    vec z = affine(centred(load(p->x + j), c->mean_hi, c->mean_lo), c->scale, c->bias);
+    if (v.flags & HAS_RESIDUAL) z += load(p->residual + j);
+    *first = *second = activate(v.activation, z, splat(v.parameter));
 }
 
 void BN_NAME(normalise)(const bn_span *a)
 {
-#define CASE(flags) case flags: run_span(normalise, a, (flags) | HAS_X); break;
-    switch ((a->activation == BN_RELU ? WITH_RELU : 0) | (a->flags & BN_TILE) | (a->residual ? HAS_RESIDUAL : 0)) {
-        CASE(0)
-        CASE(WITH_RELU)
-        CASE(BN_TILE)
-        CASE(BN_TILE | WITH_RELU)
-        CASE(HAS_RESIDUAL)
-        CASE(HAS_RESIDUAL | WITH_RELU)
-        CASE(HAS_RESIDUAL | BN_TILE)
-        CASE(HAS_RESIDUAL | BN_TILE | WITH_RELU)
-    }
-#undef CASE
+    variant v = variant_of(a);
+    v.flags = (v.flags & (BN_TILE | HAS_RESIDUAL)) | HAS_X;
+    assert(a->x);
+    COMMON(HAS_X, BN_IDENTITY)
+    COMMON(HAS_X, BN_RELU)
+    COMMON(HAS_X | BN_TILE, BN_IDENTITY)
+    COMMON(HAS_X | BN_TILE, BN_RELU)
+    if (v.flags & BN_TILE) run_span(a, (variant){v.flags | BN_TILE, v.activation, v.parameter});
+    else run_span(a, (variant){v.flags & ~BN_TILE, v.activation, v.parameter});
 }

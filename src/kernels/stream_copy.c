@@ -2,7 +2,7 @@
  *
  * `width` elements; the output is written with non-temporal stores, as a kernel would that never reads it again.
  */
-#include "vec.h"
+#include "../simd/simd.h"
 
 static int64_t aligned_at(const bn_span *a)
 {
@@ -26,7 +26,7 @@ void BN_NAME(stream_triad)(const bn_span *a)
     T *out = a->out;
     int64_t j = aligned_at(a);
     if (a->width < W) {
-        for (j = 0; j < a->width; j++) out[j] = x[j] + dy[j];
+        for (j = 0; j < a->width; j++) put(out + j, get(x + j) + get(dy + j));
         return;
     }
     store(out, load(x) + load(dy));

@@ -1,0 +1,70 @@
+/* What every pass is made of: where its operands are, the coefficients, and which variant of the pass it is. */
+#ifndef BN_ELEMENTS_H
+#define BN_ELEMENTS_H
+
+#include <assert.h>
+
+#include "../simd/simd.h"
+
+#if defined(__GNUC__) && !defined(__clang__)
+#define RARE static __attribute__((noinline, noclone)) /* one copy for all variants: looks at flags and activation */
+#else
+#define RARE static __attribute__((noinline))
+#endif
+
+/* What a span has, beside the flags of kernels.h. */
+enum { HAS_X = 16, HAS_DY = 32, HAS_RESIDUAL = 64, HAS_Y = 128, HAS_DRESIDUAL = 256 };
+
+/* Which variant of a pass. Passes are compiled for the common ones, in which all of this is constant after inlining, and once
+ * for all the others, in which it is looked at for every vector: branches that a processor predicts. */
+typedef struct {
+    int flags, activation;
+    A parameter;
+} variant;
+
+INLINE variant common(int flags, int activation) { return (variant){flags, activation, 0}; }
+
+INLINE int is_variant(variant v, int flags, int activation) { return v.flags == flags && v.activation == activation; }
+
+/* Addresses of the same element in all operands; those a variant lacks are never touched. */
+typedef struct {
+    const T *x, *dy, *residual, *y;
+    T *out, *dresidual;
+} row;
+
+INLINE void move_columns(row *p, int64_t n, int flags)
+{
+    if (flags & HAS_X) p->x += n;
+    if (flags & HAS_DY) p->dy += n;
+    if (flags & HAS_Y) p->y += n;
+}
+
+/* The coefficients of W columns, or of one channel W times. What a kernel does not use costs nothing. */
+typedef struct {
+    vec mean_hi, mean_lo, scale, bias, invstd, mean_dy, mean_dy_xhat;
+} coefs;
+
+INLINE coefs coefs_of_columns(const A *p, int64_t cs)
+{
+    return (coefs){load_a(p + BN_MEAN_HI * cs), load_a(p + BN_MEAN_LO * cs), load_a(p + BN_SCALE * cs),
+                   load_a(p + BN_BIAS * cs), load_a(p + BN_INVSTD * cs), load_a(p + BN_MEAN_DY * cs),
+                   load_a(p + BN_MEAN_DY_XHAT * cs)};
+}
+
+INLINE coefs coefs_of_channel(const A *p, int64_t cs)
+{
+    return (coefs){splat(p[BN_MEAN_HI * cs]), splat(p[BN_MEAN_LO * cs]), splat(p[BN_SCALE * cs]), splat(p[BN_BIAS * cs]),
+                   splat(p[BN_INVSTD * cs]), splat(p[BN_MEAN_DY * cs]), splat(p[BN_MEAN_DY_XHAT * cs])};
+}
+
+/* dy behind the activation at column j, where d = x - mean. The activation's z is y where there is one, else it is computed by
+ * the very operations of normalise.c and rounded as they stored it, so that both say the same. */
+INLINE vec dy_behind_activation(const row *p, int64_t j, vec d, const coefs *c, variant v)
+{
+    const vec dy = load(p->dy + j);
+    if (v.activation == BN_IDENTITY) return dy;
+    const vec z = v.flags & HAS_Y ? load(p->y + j) : rounded(affine(d, c->scale, c->bias));
+    return activation_grad(v.activation, z, dy, splat(v.parameter));
+}
+
+#endif

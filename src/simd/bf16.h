@@ -1,0 +1,23 @@
+/* bfloat16, as its bits: the upper half of a float32. Its own instructions flush subnormals and are in no level. */
+typedef uint16_t T;
+typedef float A;
+typedef int32_t I;
+#define ARITH_BYTES 4
+
+INLINE A get(const T *p) { return bfloat16_to_float(*p); }
+INLINE void put(T *p, A a) { *p = float_to_bfloat16(a); }
+
+#ifdef BN_SIMD
+#include "isa.h"
+INLINE vec widen_bits(bits b) { return (vec)(bits_to_ints(b) << 16); }
+
+/* A NaN needs no case of its own: those that come from memory, from arithmetic and from the coefficients (coef_nearest) have
+ * zeros in their lower half, and are kept by the rounding. */
+INLINE bits narrow_bits(vec v)
+{
+    typedef uint32_t uvec __attribute__((vector_size(VECTOR_BYTES)));
+    const uvec u = (uvec)v;
+    return ints_to_bits((ivec)((u + 0x7fff + (u >> 16 & 1)) >> 16));
+}
+#include "sixteen.h"
+#endif
