@@ -92,9 +92,11 @@ cdef object vector(Arrays *arrays, object given, bn_vector *v, str name):
 
 
 cdef cnp.ndarray doubles(Arrays *arrays, double **place):
-    """A new float64 vector for a result; zeros, for where there are no elements nothing is written."""
+    """A new float64 vector for a result: zeros where there are no elements, for then nothing is written."""
     cdef cnp.npy_intp channels = channels_of(arrays)
-    cdef cnp.ndarray a = cnp.PyArray_ZEROS(1, &channels, cnp.NPY_FLOAT64, 0)
+    cdef cnp.ndarray a = cnp.PyArray_EMPTY(1, &channels, cnp.NPY_FLOAT64, 0)
+    if cnp.PyArray_SIZE(<cnp.ndarray> arrays.first) == 0:
+        memset(a.data, 0, channels * sizeof(double))
     place[0] = <double *> a.data
     return a
 

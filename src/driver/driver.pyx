@@ -23,6 +23,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     LINE = 64  # bytes of a cache line: scratch of two threads never shares one
+    NEARBY = 1 << 15  # bytes of scratch that a call finds on the stack
     PHASE_BEGIN = 0
     PHASE_WINDOW
     PHASE_FINISH
@@ -295,8 +296,8 @@ cdef size_t scratch_of_a_thread(Job *job, size_t tile) noexcept nogil:
     return round_up(bytes)
 
 
-cdef bint allocate(Job *job) noexcept nogil:
-    """All scratch at once, before anything is written. False where the memory is not there."""
+cdef size_t lay_out(Job *job, char *memory) noexcept nogil:
+    """Places all scratch of a call in `memory`, which begins on a cache line, and returns how many bytes that takes."""
     cdef size_t item = job.kernels.arithsize, coef, tile, flat, partials = 0
     job.cs = job.shape.channels + BN_PAD
     coef = round_up((BN_NCOEF * job.cs + BN_PAD) * item)
@@ -305,14 +306,12 @@ cdef bint allocate(Job *job) noexcept nogil:
     if job.plan.reduction == BN_BLOCKS or job.plan.reduction == BN_PANELS:
         partials = round_up(job.plan.blocks * job.shape.channels * sizeof(double))
     job.scratch_bytes = scratch_of_a_thread(job, tile)
-    if posix_memalign(<void **> &job.coef, LINE, coef + flat + 2 * partials + job.plan.threads * job.scratch_bytes) != 0:
-        job.coef = NULL
-        return False
-    job.flat_tile = job.coef + coef
-    job.part_a = <double *> (job.flat_tile + flat)
-    job.part_b = <double *> (<char *> job.part_a + partials)
-    job.scratch = <char *> job.part_b + partials
-    return True
+    job.coef = memory
+    job.flat_tile = memory + coef
+    job.part_a = <double *> (memory + coef + flat)
+    job.part_b = <double *> (memory + coef + flat + partials)
+    job.scratch = memory + coef + flat + 2 * partials
+    return coef + flat + 2 * partials + job.plan.threads * job.scratch_bytes
 
 
 # ---- for callers --------------------------------------------------------------------------------------------------
@@ -332,14 +331,21 @@ cdef bint prepare(Job *job, int ndim, const int64_t *sizes, int axis, const int6
 
 
 cdef int drive(Job *job) except -1:
+    cdef char nearby[NEARBY + LINE]  # a small call's scratch: malloc would cost as much as its kernels
+    cdef char *memory = nearby + -<int64_t> nearby % LINE + LINE
+    cdef void *taken = NULL
+    cdef size_t bytes
     if job.shape.channels * job.shape.count == 0:
         return 0
-    if not allocate(job):
-        raise MemoryError("bnkern: no memory for scratch")
+    bytes = lay_out(job, memory)
+    if bytes > NEARBY:  # before anything is written
+        if posix_memalign(&taken, LINE, bytes) != 0:
+            raise MemoryError(f"bnkern: no memory for {bytes} bytes of scratch")
+        lay_out(job, <char *> taken)
     try:
         return run_phases(job)
     finally:
-        free(job.coef)
+        free(taken)
 
 
 cdef int stream(Job *job, int64_t count, int threads) except -1:
