@@ -15,7 +15,7 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != TESTS.parent]
 
 try:
-    import bnkern._native._cpu
+    import bnkern._native.cpu
 except ImportError as error:
     raise pytest.UsageError(
         f"the tests need the installed package, compiled module included; got: {error}.\n"

@@ -1,6 +1,6 @@
-"""NumPy arrays on the compiled kernels (bnkern._cpu).
+"""NumPy arrays on the compiled kernels (bnkern._native.cpu).
 
-An entry point of `_cpu` takes arrays as they lie in memory when all of them have rows without gaps (channels first) or
+`run` takes arrays as they lie in memory when all of them have rows without gaps (channels first) or
 channels without gaps (channels last), and returns None when they do not. Then, and only then, x is copied if no kernel
 can walk it, everything else is copied to x's memory order, and the entry point is called again. All memory is allocated
 before the first kernel runs.
@@ -15,8 +15,7 @@ import numpy as np
 
 from bnkern._check import Problem
 from bnkern._merge import cast
-from bnkern._native import cpu as _cpu
-from bnkern._native import kernels, memory, vectors
+from bnkern._native import cpu, kernels, memory, vectors
 from bnkern._threads import get_num_threads
 from bnkern._types import Array
 
@@ -28,43 +27,58 @@ def accepts(x: Array) -> str | None:
     return None if isinstance(x, np.ndarray) else f"not a NumPy array but {type(x).__name__}"
 
 
-def stats(p: Problem, x: Array) -> tuple[Array, Array]:
+class _Call:
+    """What the kernels read of a call."""
+
+    __slots__ = (
+        "activation", "axis", "bias", "count", "dy", "eps", "frozen", "mean", "out", "parameter", "residual", "sum_dy",
+        "sum_dy_xhat", "var", "weight", "x", "y",
+    )  # fmt: skip
+
+    def __init__(self, p: Problem, x: Array, **operands: Any) -> None:
+        for name in self.__slots__:
+            setattr(self, name, operands.get(name))
+        self.x, self.axis, self.eps = x, p.axis, p.eps
+        self.activation, self.parameter, self.frozen = int(p.relu), 0.0, bool(self.frozen)
+
+
+def _run(p: Problem, call: _Call, passes: int, dresidual: bool = False) -> Any:
+    """The kernels on the arrays as they lie, or on copies."""
     threads = get_num_threads()
-    return _cpu.stats(x, p.axis, threads) or _cpu.stats(_model(p, x), p.axis, threads)
+    result = cpu.run(call, passes, threads, dresidual)
+    if result is None:
+        x, out = call.x, call.out
+        call.x, call.out = _model(p, x), None
+        call.dy, call.residual, call.y = (_conform(a, call.x) for a in (call.dy, call.residual, call.y))
+        y, *rest, masked = cpu.run(call, passes, threads, dresidual)
+        y = _deliver(y, x, out) if y is not None else None
+        result = y, *rest, _in_order_of(x, masked)
+    return result
+
+
+def stats(p: Problem, x: Array) -> tuple[Array, Array]:
+    return _run(p, _Call(p, x), cpu.STATS)[1:3]
 
 
 def train(
     p: Problem, x: Array, weight: Vector, bias: Vector, residual: Vector, out: Vector
 ) -> tuple[Array, Array, Array]:
-    options = weight, bias, p.axis, p.eps, p.relu, get_num_threads()
-    result = _cpu.train(x, residual, out, *options)
-    if result is None:
-        model = _model(p, x)
-        y, mean, var = _cpu.train(model, _conform(residual, model), None, *options)
-        return _deliver(y, x, out), mean, var
-    return result
+    call = _Call(p, x, weight=weight, bias=bias, residual=residual, out=out)
+    return _run(p, call, cpu.STATS | cpu.NORMALISE)[:3]
 
 
 def inference(
     p: Problem, x: Array, mean: Array, var: Array, weight: Vector, bias: Vector, residual: Vector, out: Vector
 ) -> Array:
-    options = mean, var, weight, bias, p.axis, p.eps, p.relu, get_num_threads()
-    y = _cpu.inference(x, residual, out, *options)
-    if y is None:
-        model = _model(p, x)
-        return _deliver(_cpu.inference(model, _conform(residual, model), None, *options), x, out)
-    return y
+    call = _Call(p, x, mean=mean, var=var, weight=weight, bias=bias, residual=residual, out=out)
+    return _run(p, call, cpu.NORMALISE)[0]
 
 
 def reduce(
     p: Problem, dy: Array, x: Array, mean: Array, var: Array, weight: Vector, bias: Vector, y: Vector
 ) -> tuple[Array, Array]:
-    options = mean, var, weight, bias, p.axis, p.eps, p.relu, get_num_threads()
-    result = _cpu.reduce(dy, x, y, *options)
-    if result is None:
-        model = _model(p, x)
-        return _cpu.reduce(_conform(dy, model), model, _conform(y, model), *options)
-    return result
+    call = _Call(p, x, dy=dy, mean=mean, var=var, weight=weight, bias=bias, y=y)
+    return _run(p, call, cpu.REDUCE)[3:5]
 
 
 def input_grad(
@@ -72,14 +86,13 @@ def input_grad(
     sums: tuple[Array, Array] | None, count: int, out: Vector, want_dx: bool, want_dresidual: bool,
 ) -> tuple[Array | None, Array | None]:  # fmt: skip
     """dx and the residual's gradient from given sums; sums=None: frozen statistics."""
-    vectors = mean, var, weight, bias, *(sums or (None, None))
-    options = count, sums is None, want_dresidual, p.axis, p.eps, p.relu, get_num_threads()
-    result = _cpu.input_grad(dy, x, y, out, None, *vectors, *options)
-    if result is None:
-        model = _model(p, x)
-        dx, dresidual = _cpu.input_grad(_conform(dy, model), model, _conform(y, model), None, None, *vectors, *options)
-        result = _deliver(dx, x, out), _in_order_of(x, dresidual)
-    return (result[0] if want_dx else None), result[1]
+    sum_dy, sum_dy_xhat = sums or (None, None)
+    call = _Call(
+        p, x, dy=dy, mean=mean, var=var, weight=weight, bias=bias, y=y, out=out, count=count, frozen=sums is None,
+        sum_dy=sum_dy, sum_dy_xhat=sum_dy_xhat,
+    )  # fmt: skip
+    dx, *_, dresidual = _run(p, call, cpu.INPUT_GRAD, want_dresidual)
+    return (dx if want_dx else None), dresidual
 
 
 def backward(
@@ -94,13 +107,11 @@ def backward(
     if frozen and not want_sums:
         dx, dresidual = input_grad(p, dy, x, mean, var, weight, bias, y, None, count, out, want_dx, want_dresidual)
         return dx, None, None, dresidual
-    options = mean, var, weight, bias, count, frozen, want_dresidual, p.axis, p.eps, p.relu, get_num_threads()
-    result = _cpu.backward(dy, x, y, out, None, *options)
-    if result is None:
-        model = _model(p, x)
-        dx, *sums, dresidual = _cpu.backward(_conform(dy, model), model, _conform(y, model), None, None, *options)
-        result = _deliver(dx, x, out), *sums, _in_order_of(x, dresidual)
-    return result if want_dx else (None, *result[1:])
+    call = _Call(
+        p, x, dy=dy, mean=mean, var=var, weight=weight, bias=bias, y=y, out=out, count=count, frozen=frozen
+    )
+    dx, _, _, sum_dy, sum_dy_xhat, dresidual = _run(p, call, cpu.REDUCE | cpu.INPUT_GRAD, want_dresidual)
+    return (dx if want_dx else None), sum_dy, sum_dy_xhat, dresidual
 
 
 narrow = cast
@@ -115,9 +126,13 @@ def update_running(running: Array, value: Array, momentum: float, scale: float =
 
 def explain(x: Array, axis: int, op: str) -> dict[str, Any]:
     """How a call on x would run: for bnkern.explain."""
-    path = _cpu.layout(x, axis)
+    path = cpu.layout(x, axis)
     walked = x if path else np.array(x, _native(x), order="C", subok=False)
-    facts: dict[str, Any] = _cpu.plan_of(walked, axis, op, get_num_threads())
+    passes = {
+        "train": cpu.STATS | cpu.NORMALISE, "inference": cpu.NORMALISE, "stats": cpu.STATS,
+        "backward": cpu.REDUCE | cpu.INPUT_GRAD, "frozen": cpu.INPUT_GRAD,
+    }  # fmt: skip
+    facts: dict[str, Any] = cpu.plan_of(walked, axis, passes[op], op == "frozen", get_num_threads())
     facts["isa"] = kernels.level()
     if path is None:
         facts["bytes_moved"] += 2 * facts["bytes_least"]  # each array is read and written once more
@@ -131,7 +146,7 @@ def _native(x: Array) -> np.dtype[Any]:
 
 def _model(p: Problem, x: Array) -> Array:
     """x itself where a kernel can walk it, else a copy of it that one can."""
-    return x if _cpu.layout(x, p.axis) else np.array(x, _native(x), order="C", subok=False)
+    return x if cpu.layout(x, p.axis) else np.array(x, _native(x), order="C", subok=False)
 
 
 def _conform(a: Vector, model: Array) -> Vector:

@@ -10,23 +10,51 @@ import sys
 
 import numpy as np
 
-from bnkern._native import _cpu
+from bnkern._native import checks, cpu, driver, kernels, memory, vectors
+from helpers import native
 
 SHAPE = (3, 5, 4)
+
+
+def one(passes):
+    """`cpu.run` with everything it reads as parameters, so that each can be replaced."""
+
+    def run(
+        x, dy, residual, y, out, mean, var, weight, bias, sum_dy, sum_dy_xhat, axis, eps, count, frozen,
+        activation, parameter, threads, dresidual, passes=passes,
+    ):  # fmt: skip
+        operands = {k: v for k, v in locals().items() if k not in ("passes", "threads", "dresidual")}
+        return cpu.run(native.call(**operands), passes, threads, dresidual)
+
+    return run
+
+
+def ways_in():
+    """{name: callable} of everything that can be called from Python."""
+    found = {name: one(passes) for name, passes in native.PASSES.items()}
+    for module in (kernels, driver, cpu, vectors, memory, checks):
+        for name, thing in vars(module).items():
+            if callable(thing) and not name.startswith("__") and getattr(thing, "__module__", "") == module.__name__:
+                found[f"{module.__name__.rpartition('.')[2]}.{name}"] = thing
+    return found
+
+
+ATTACKED = ["cpu.run", "cpu.layout", "cpu.plan_of", "cpu.limit", "driver.plan", "vectors.ema_update", "checks.output"]
 
 
 def good_values(rng):
     """A value for each parameter name that makes a call succeed."""
     values = {
         name: rng.standard_normal(SHAPE).astype(np.float32)
-        for name in ("x", "dy", "y", "residual", "out", "out2")
+        for name in ("x", "dy", "y", "residual", "out")
     }
     values |= {
         name: rng.uniform(1, 2, 5) for name in ("mean", "var", "weight", "bias", "sum_dy", "sum_dy_xhat")
     }
     values |= {"running": np.zeros(5), "value": rng.uniform(1, 2, 5), "momentum": 0.1, "scale": 1.0}
-    values |= {"axis": 1, "eps": 1e-5, "relu": True, "frozen": False, "want_dresidual": True}
-    return values | {"threads": 2, "count": 12.0, "op": "train"}
+    values |= {"axis": 1, "eps": 1e-5, "activation": 1, "parameter": 0.0, "frozen": False, "dresidual": True}
+    values |= {"shape": SHAPE, "strides": (80, 16, 4), "type": 4, "call": native.call(**values), "passes": 5}
+    return values | {"threads": 2, "count": 12.0}
 
 
 def odd_values(rng):
@@ -64,12 +92,14 @@ def odd_values(rng):
     ]
 
 
-def arguments(function, values, rng):
+def arguments(function, values, replaced, rng):
     """Positional and keyword arguments by the signature, or None where it has none."""
     positional, keyword = [], {}
     for name, parameter in inspect.signature(function).parameters.items():
+        if name == "passes" and parameter.default is not parameter.empty and name not in replaced:
+            continue  # the wrapper's own
         value = values.get(name, rng.choice([None, 0, 1.0, "x"]))
-        if parameter.kind is parameter.KEYWORD_ONLY:
+        if parameter.kind is parameter.KEYWORD_ONLY or parameter.default is not parameter.empty:
             keyword[name] = value
         else:
             positional.append(value)
@@ -91,7 +121,7 @@ def attack(name, function, seed, calls=1500):
         if k % 97 == 0:  # the wrong number of arguments
             values, positional, keyword = {}, [choose.choice(odd) for _ in range(choose.randrange(20))], {}
         else:
-            positional, keyword = arguments(function, values, choose)
+            positional, keyword = arguments(function, values, replaced, choose)
         if survives(function, *positional, **keyword):
             succeeded += 1
         else:
@@ -112,9 +142,7 @@ def survives(function, *positional, **keyword):
 
 def main(seed):
     np.seterr(all="ignore")
-    for name, function in list(vars(_cpu).items()):
-        if not callable(function) or name.startswith("__"):
-            continue
+    for name, function in ways_in().items():
         print(name, end=" ", flush=True)  # the last name printed is the one that crashed
         if inspect.isclass(function):
             attack_class(function)

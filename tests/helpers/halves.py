@@ -3,7 +3,7 @@
 import ml_dtypes  # noqa: F401  # makes np.dtype("bfloat16") known
 import numpy as np
 
-from bnkern._native import cpu
+from helpers import native
 
 HALF = ["float16", "bfloat16"]
 
@@ -33,10 +33,9 @@ def widened_and_narrowed(dtype):
     """Every value through a kernel and back, and hard cases through the store of one, as uint16."""
     zero, one, minus = np.zeros(1), np.ones(1), np.array([-0.0])  # minus: so that -0 + bias is -0
     x = every_value(dtype).reshape(1, 1, -1)
-    through = cpu.inference(x, None, None, zero, one, None, minus, 1, 0.0, False, 1)
+    through = native.run("normalise", x=x, mean=zero, var=one, bias=minus, eps=0.0)["out"]
     bias = hard_to_round(dtype)
     mean, var = np.zeros(len(bias)), np.ones(len(bias))
-    stored = cpu.inference(
-        np.full((1, len(bias), 17), -0.0, dtype), None, None, mean, var, None, bias, 1, 0.0, False, 1
-    )  # 16 lanes of a vector, and one over
+    x = np.full((1, len(bias), 17), -0.0, dtype)  # 16 lanes of a vector, and one over
+    stored = native.run("normalise", x=x, mean=mean, var=var, bias=bias, eps=0.0)["out"]
     return {"through": through, "vector": stored[0, :, 3], "rest": stored[0, :, 16]}

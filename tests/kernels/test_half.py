@@ -5,12 +5,12 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import cases, support
+from helpers import cases, native, support
 from helpers.compare import LD, same_bits, units
 from helpers.halves import HALF, every_value, hard_to_round, widened_and_narrowed
 
 import bnkern
-from bnkern._native import cpu, vectors
+from bnkern._native import vectors
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -105,12 +105,11 @@ def test_gradients_of_parameters_that_are_not_there_are_float32(dtype):
 def test_the_bits_of_bfloat16_in_uint16():
     """How an array of bfloat16 is lent by a library whose type NumPy does not know."""
     case = cases.make((5, 7, 9), 1, "bfloat16")
-    how = (case.weight, case.bias, 1, 1e-5, False, 1)
-    bits = [v.view(np.uint16) for v in how[:2]]
-    want = cpu.train(case.x, None, None, *how)
-    got = cpu.train(case.x.view(np.uint16), None, None, *bits, *how[2:])
-    assert got[0].dtype == np.uint16
-    assert [a.tobytes() for a in got] == [a.tobytes() for a in want]
+    operands = {"x": case.x, "weight": case.weight, "bias": case.bias}
+    want = native.run("train", **operands)
+    got = native.run("train", **{name: a.view(np.uint16) for name, a in operands.items()})
+    assert got["out"].dtype == np.uint16
+    assert all(got[name].tobytes() == want[name].tobytes() for name in ("out", "mean", "var"))
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", ml_dtypes.float8_e4m3fn, ml_dtypes.int4])

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from helpers import support
 
-from bnkern._native import _cpu
+from bnkern._native import driver
 
 pytestmark = support.linux_only
 
@@ -213,7 +213,7 @@ def test_the_extension_exports_its_init_function_alone():
     if shutil.which("nm") is None:
         pytest.skip("nm is not installed")
     lines = subprocess.run(
-        ["nm", "-D", "--defined-only", _cpu.__file__], capture_output=True, text=True, check=True
+        ["nm", "-D", "--defined-only", driver.__file__], capture_output=True, text=True, check=True
     )
     assert [line.split()[-1] for line in lines.stdout.splitlines()] == ["PyInit__cpu"]
 
@@ -225,8 +225,8 @@ def test_the_runtimes_own_settings_are_not_changed(python):
     code = """
 import ctypes, sys
 import numpy as np, bnkern
-from bnkern._native import _cpu
-runtime = ctypes.CDLL(_cpu.__file__)
+from bnkern._native import driver
+runtime = ctypes.CDLL(driver.__file__)
 if not hasattr(runtime, "omp_get_max_threads"):
     sys.exit("serial build")
 before = runtime.omp_get_max_threads()

@@ -1,17 +1,14 @@
-# The C side, as the drivers see it. Meaning and units stand in bn.h and view.h.
-from libc.stdint cimport int64_t
+# The C side as Cython sees it. Meaning and units stand in the headers, which are installed under bnkern/_native/include.
+from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "kernels/kernels.h" nogil:
     enum:
-        BN_SUB
         BN_BLOCK
         BN_LANES
-        BN_GROUP
         BN_PAD
         BN_NCOEF
         BN_INVSTD
-        BN_IDENTITY
-        BN_RELU
+        BN_NACTIVATION
         BN_TILE
         BN_STREAM
         BN_FROZEN
@@ -58,10 +55,10 @@ cdef extern from "kernels/kernels.h" nogil:
         void (*normalise)(const bn_span *) noexcept nogil
         void (*input_grad)(const bn_span *) noexcept nogil
         void (*coefs_forward)(void *, int64_t, int64_t, const double *, const double *, double, const double *,
-                             const double *) noexcept nogil
+                              const double *) noexcept nogil
         void (*coefs_backward)(void *, int64_t, int64_t, const double *, const double *, double) noexcept nogil
         void (*coefs_tile)(void *, int64_t, const void *, int64_t, int rows, int64_t, int64_t, int64_t,
-                          int64_t) noexcept nogil
+                           int64_t) noexcept nogil
         void (*stream_copy)(const bn_span *) noexcept nogil
         void (*stream_triad)(const bn_span *) noexcept nogil
 
@@ -70,20 +67,22 @@ cdef extern from "kernels/kernels.h" nogil:
     const char *bn_level_name(int level)
     bint bn_level_supported(int level)
     bint bn_level_by_request(int level)
+    bint bn_level_by_request(int level)
     const bn_kernels *bn_table(const char *dtype, int level)
 
-cdef extern from "view.h" nogil:
+cdef extern from "driver/view.h" nogil:
     enum:
-        BN_F32
-        BN_F64
-        BN_F16
-        BN_BF16
-        BN_NTYPE
         BN_MAXDIM
-        BN_MAXOPERAND
         BN_NONE
         BN_CHANNELS_FIRST
         BN_CHANNELS_LAST
+        BN_OPERAND_X
+        BN_OPERAND_DY
+        BN_OPERAND_RESIDUAL
+        BN_OPERAND_Y
+        BN_OPERAND_OUT
+        BN_OPERAND_DRESIDUAL
+        BN_NOPERAND
 
     ctypedef struct bn_shape:
         int nd
@@ -96,39 +95,88 @@ cdef extern from "view.h" nogil:
         int64_t cstride
         int64_t stride[BN_MAXDIM]
 
+    bint bn_collapse(bn_shape *, int, const int64_t *, int, int, bn_operand *, const int64_t *const *)
+    int bn_layout(const bn_shape *, const bn_operand *, const int64_t *const *)
+    char *bn_at(const bn_shape *, const bn_operand *, int64_t c, int64_t i)
+    int64_t bn_run_length(const bn_shape *, int64_t i, int64_t most)
+    void bn_gather(const bn_shape *, const bn_operand *, int64_t c, int64_t i, int64_t n, char *)
+
+cdef extern from "driver/vector.h" nogil:
+    enum:
+        BN_F32
+        BN_F64
+        BN_F16
+        BN_BF16
+        BN_NTYPE
+
     ctypedef struct bn_vector:
         char *data
         int64_t stride
         int type
 
-    bint bn_collapse(bn_shape *, int, const int64_t *, int, int, bn_operand **, const int64_t **, int)
-    int bn_layout(const bn_shape *, bn_operand **, int)
-    char *bn_at(const bn_shape *, const bn_operand *, int64_t, int64_t)
-    int64_t bn_run_length(const bn_shape *, int64_t, int64_t)
-    void bn_gather(const bn_shape *, const bn_operand *, int64_t c, int64_t i, int64_t n, char *)
-    double bn_get(const bn_vector *, int64_t, double)
-    void bn_put(const bn_vector *, int64_t, double)
-    int64_t bn_cache_bytes()
-    int64_t bn_stream_bytes()
+    void bn_vector_read(const bn_vector *, int64_t c, int64_t n, double missing, double *)
+    void bn_vector_write(const bn_vector *, int64_t c, int64_t n, const double *)
+
+cdef extern from "driver/plan.h" nogil:
+    enum:
+        BN_STATS
+        BN_REDUCE
+        BN_NORMALISE
+        BN_INPUT_GRAD
+        BN_REDUCTIONS
+        BN_ELEMENTWISE
+        BN_ANY
+
+    enum bn_reduction:
+        BN_NO_REDUCTION
+        BN_GROUPS
+        BN_BLOCKS
+        BN_PANELS
+        BN_NREDUCTION
+
+    enum bn_elementwise:
+        BN_NO_ELEMENTWISE
+        BN_RUNS
+        BN_TILED_ROWS
+        BN_ROWS
+        BN_FLAT_ROWS
+        BN_NELEMENTWISE
+
+    ctypedef struct bn_machine:
+        int64_t stream_bytes, group_bytes, window_bytes, grain
+        int reduction, elementwise
+
+    ctypedef struct bn_problem:
+        int layout, passes, itemsize, threads, reads, axes, in_place, adjacent, gapless
+        int64_t channels, count, row, out_step
+
+    ctypedef struct bn_plan:
+        bn_reduction reduction
+        bn_elementwise elementwise
+        int threads, stream, backwards, from_cache
+        int64_t blocks, group, in_turn, window, piece, row_pieces, run_group, row_parts, chunk, flat, tile_width, prefetch
+
+    bn_machine bn_this_machine()
+    bn_problem bn_problem_of(const bn_shape *, int layout, const bn_operand *, const int64_t *const *, int passes,
+                             int threads)
+    bn_plan bn_plan_of(const bn_problem *, const bn_machine *)
+    int64_t bn_bytes_moved(const bn_problem *, const bn_plan *)
+    int64_t bn_bytes_least(const bn_problem *)
+    const char *bn_reduction_name(int)
+    const char *bn_elementwise_name(int)
+
+cdef extern from "platform/fenv.h" nogil:
+    uint64_t bn_fenv_begin()
+    void bn_fenv_end(uint64_t)
+
+cdef extern from "platform/clock.h" nogil:
     double bn_now()
-    unsigned bn_fenv_begin()
-    void bn_fenv_end(unsigned)
+
+cdef extern from "platform/sync.h" nogil:
     void bn_store_fence()
     void bn_raise(int *)
     bint bn_raised(const int *)
+
+cdef extern from "platform/fork.h" nogil:
     bint bn_forked()
     void bn_watch_fork()
-
-cdef extern from "pool.h" nogil:
-    ctypedef struct bn_pool_facts:
-        int64_t used, free, limit
-        int64_t free_blocks
-
-    void *bn_pool_malloc(void *, size_t)
-    void *bn_pool_calloc(void *, size_t, size_t)
-    void *bn_pool_realloc(void *, void *, size_t)
-    void bn_pool_free(void *, void *, size_t)
-    bn_pool_facts bn_pool_state()
-    void bn_pool_set_limit(int64_t)
-    void bn_pool_trim(int64_t)
-    void bn_pool_begin()

@@ -1,4 +1,18 @@
-# Where results come from: NumPy's own memory for small arrays, the pool (pool.h) for the others.
+"""Memory for results: NumPy's own for small arrays, the pool (pool.h) for the others."""
+cimport numpy as cnp
+from libc.stdint cimport int64_t
+
+cnp.import_array()
+
+cdef extern from "pool.h" nogil:
+    ctypedef struct bn_pool_facts:
+        int64_t used, free, limit
+        int64_t free_blocks
+
+    bn_pool_facts bn_pool_state()
+    void bn_pool_set_limit(int64_t)
+    void bn_pool_trim(int64_t)
+    void bn_pool_begin()
 
 cdef extern from "numpy/arrayobject.h":
     """
@@ -18,7 +32,7 @@ cdef object pool_handler = bn_handler_capsule()
 bn_pool_begin()
 
 
-cdef object new_like(cnp.ndarray model):
+cdef cnp.ndarray new_like(cnp.ndarray model):
     """A new array of the model's dtype and shape, in its memory order."""
     if cnp.PyArray_NBYTES(model) < POOLED:
         return PyArray_NewLikeArray(model, cnp.NPY_KEEPORDER, NULL, 0)

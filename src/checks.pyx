@@ -1,5 +1,11 @@
-# What the checks of a call see at a glance: the common cases, answered in a tenth of a microsecond. A False says no
-# more than that the long way must be gone, which finds the words (bnkern._check).
+"""Fast checks: the common cases of a call, answered in a tenth of a microsecond.
+
+A False says no more than that the long way must be gone, which finds the words (bnkern's checks).
+"""
+cimport numpy as cnp
+from libc.string cimport memcmp
+
+cnp.import_array()
 
 cdef extern from "numpy/arrayobject.h":
     void *PyArray_BASE(cnp.ndarray)
@@ -18,7 +24,7 @@ cdef inline bint owner(object a) noexcept:
     return exact(a) and PyArray_BASE(a) == NULL and PyArray_CHKFLAGS(a, NPY_ARRAY_OWNDATA)
 
 
-def usual_vectors(x, Py_ssize_t channels, int required, *vectors):
+def vectors(x, Py_ssize_t channels, int required, *vectors):
     """x and all vectors are plain arrays, each of `channels` float32 or float64; those not required may be None."""
     cdef int number
     if not exact(x):
@@ -37,7 +43,7 @@ def usual_vectors(x, Py_ssize_t channels, int required, *vectors):
     return True
 
 
-def usual_twin(x, a):
+def twin(x, a):
     """Both are plain arrays, of one type and shape."""
     return (
         exact(a) and exact(x) and cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(x)
@@ -46,7 +52,7 @@ def usual_twin(x, a):
     )
 
 
-def usual_output(out, *others):
+def output(out, *others):
     """out can be written, owns its memory, and so does every other array that is not out itself."""
     if not owner(out) or not PyArray_ISCARRAY(out):
         return False
@@ -56,7 +62,7 @@ def usual_output(out, *others):
     return True
 
 
-def usual_running(mean, var, *others):
+def running(mean, var, *others):
     """Both lie gapless, can be written, own their memory; neither is the other nor among the others, who own theirs."""
     if mean is var or not (owner(mean) and owner(var)):
         return False

@@ -1,0 +1,458 @@
+"""The driver: carries a plan out. It takes scratch, shares pieces out to threads and runs one phase after the other.
+
+`Job` in, results in the arrays it points to: no Python object is touched while it runs. How the work is cut stands in the
+plan (plan.h); what is done with a piece in reduction.pyx, elementwise.pyx and coefs.pyx. For others: driver.pxd.
+"""
+from cpython.exc cimport PyErr_Occurred
+from cython.parallel cimport prange
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+from bnkern._native.capi cimport *
+from bnkern._native.coefs cimport coefs_from_saved, finish_reduction
+from bnkern._native.elementwise cimport run_chunk, run_group, run_piece
+from bnkern._native.job cimport *
+from bnkern._native.reduction cimport reduce_block, reduce_panel, reduce_row
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void **, size_t, size_t)
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept
+
+cdef enum:
+    LINE = 64  # bytes of a cache line: scratch of two threads never shares one
+    NEARBY = 1 << 15  # bytes of scratch that a call finds on the stack
+    PHASE_BEGIN = 0
+    PHASE_WINDOW
+    PHASE_FINISH
+    PHASE_ELEMENTWISE
+    PHASE_DONE
+    PHASE_STREAM
+
+cdef double POLL = 0.05  # seconds between two looks at Ctrl-C
+
+ctypedef void (*worker)(Job *, int) noexcept nogil
+
+cdef bn_machine machine = bn_this_machine()
+bn_watch_fork()
+
+
+# ---- threads ------------------------------------------------------------------------------------------------------
+
+cdef int run_phases(Job *job) except -1:
+    """Every phase on every thread: the one parallel region of the library.
+
+    An own, capped count: the runtime's settings are never trusted. Entered with the GIL, so that Cython releases what it
+    knows to be held; in a function that might be called either way it asks PyGILState_Check, which any sub-interpreter
+    makes useless for the rest of the process.
+    """
+    cdef worker work
+    cdef int t
+    with nogil:
+        job.next_poll = bn_now() + POLL
+        work = next_worker(job)
+        while work != NULL:
+            if job.plan.threads == 1:
+                with_default_fenv(work, job, 0)
+            else:
+                for t in prange(job.plan.threads, num_threads=job.plan.threads, schedule='static', chunksize=1):
+                    with_default_fenv(work, job, t)
+            work = next_worker(job)
+    if job.stop:
+        if not PyErr_Occurred():
+            raise KeyboardInterrupt
+        return -1
+    return 0
+
+
+cdef inline void with_default_fenv(worker work, Job *job, int t) noexcept nogil:
+    """In the default floating-point mode: others hold for one thread alone, and bits would follow."""
+    cdef uint64_t mode = bn_fenv_begin()
+    work(job, t)
+    bn_fenv_end(mode)
+
+
+cdef bint stopped(Job *job, int t) noexcept nogil:
+    """Has Ctrl-C been pressed? The calling thread (t = 0) asks Python twenty times a second."""
+    cdef double now
+    if t == 0:
+        now = bn_now()
+        if now > job.next_poll:
+            job.next_poll = now + POLL
+            with gil:
+                if PyErr_CheckSignals() < 0:
+                    bn_raise(&job.stop)
+    return bn_raised(&job.stop)
+
+
+cdef inline int64_t share(Job *job, int64_t units, int t) noexcept nogil:
+    """Where thread t's part of `units` begins (and thread t-1's ends)."""
+    return units // job.plan.threads * t + minimum(t, units % job.plan.threads)
+
+
+cdef inline char *thread_scratch(Job *job, int t) noexcept nogil:
+    return job.scratch + t * job.scratch_bytes
+
+
+cdef inline void fence(Job *job) noexcept nogil:
+    if job.plan.stream:
+        bn_store_fence()
+
+
+# ---- phases -------------------------------------------------------------------------------------------------------
+
+cdef worker next_worker(Job *job) noexcept nogil:
+    """What all threads do next: coefficients, then for each window of channels reduce, finish, elementwise. NULL: done."""
+    while job.phase != PHASE_DONE and not job.stop:
+        if job.phase == PHASE_BEGIN:
+            job.phase = PHASE_DONE if job.plan.reduction == BN_GROUPS else PHASE_WINDOW
+            if job.plan.reduction == BN_GROUPS:
+                return work_groups
+            if not job.passes & BN_STATS:
+                return work_coefs
+        elif job.phase == PHASE_WINDOW:
+            job.first = job.last
+            job.last = minimum(job.first + job.plan.window, job.shape.channels)
+            job.phase = PHASE_FINISH if job.first < job.last else PHASE_DONE
+            if job.first < job.last and job.passes & BN_REDUCTIONS:
+                return work_blocks if job.plan.reduction == BN_BLOCKS else work_panels
+        elif job.phase == PHASE_FINISH:
+            job.phase = PHASE_ELEMENTWISE
+            if job.passes & BN_REDUCTIONS:
+                return work_finish
+        elif job.phase == PHASE_ELEMENTWISE:
+            job.phase = PHASE_WINDOW
+            if job.passes & BN_ELEMENTWISE:
+                return elementwise_worker(job)
+        else:
+            job.phase = PHASE_DONE
+            return work_stream
+    return NULL
+
+
+cdef worker elementwise_worker(Job *job) noexcept nogil:
+    if job.plan.elementwise == BN_RUNS:
+        return work_runs
+    if job.plan.elementwise == BN_TILED_ROWS:
+        return work_tiled_rows
+    if job.plan.elementwise == BN_FLAT_ROWS:
+        job.kernels.coefs_tile(job.flat_tile, job.plan.tile_width, job.coef, job.cs, coef_rows(job), 0,
+                               job.shape.channels, 1, job.plan.flat // job.shape.channels + 1)
+    return work_rows
+
+
+cdef void work_coefs(Job *job, int t) noexcept nogil:
+    coefs_from_saved(job, share(job, job.shape.channels, t), share(job, job.shape.channels, t + 1))
+
+
+cdef void work_groups(Job *job, int t) noexcept nogil:
+    """All passes over one group of channels after the other, the elementwise one while the group is in cache.
+
+    Scratch: sums under way and the results of the blocks, for each channel of the group; then what a block needs.
+    """
+    cdef int64_t channels = job.shape.channels, group = job.plan.group, groups = ceil_div(channels, group)
+    cdef int64_t blocks = job.plan.blocks, rows = rows_per_channel(job), unit, c, c0, c1, q
+    cdef bn_sums *sums = <bn_sums *> thread_scratch(job, t)
+    cdef double *a = <double *> (sums + group)
+    cdef double *b = a + group * blocks
+    cdef char *scratch = <char *> (b + group * blocks)
+    for unit in range(share(job, groups, t), share(job, groups, t + 1)):
+        c0 = unit * group
+        c1 = minimum(c0 + group, channels)
+        if not job.passes & BN_STATS:
+            coefs_from_saved(job, c0, c1)
+        for q in range(rows):
+            c = c0
+            while c < c1:  # in the order of memory: that reads at full speed
+                reduce_row(job, c, minimum(c + job.plan.in_turn, c1), q, sums + (c - c0), a + (c - c0) * blocks,
+                           b + (c - c0) * blocks, scratch)
+                c += job.plan.in_turn
+            if stopped(job, t):
+                fence(job)
+                return
+        finish_reduction(job, a, b, 1, blocks, c0, c1)
+        if job.passes & BN_ELEMENTWISE:
+            run_group(job, c0, c1, 0, rows, scratch, 0)
+    fence(job)
+
+
+cdef void work_blocks(Job *job, int t) noexcept nogil:
+    cdef int64_t blocks = job.plan.blocks, units = (job.last - job.first) * blocks, unit, at
+    for unit in range(share(job, units, t), share(job, units, t + 1)):
+        if stopped(job, t):
+            return
+        at = job.first * blocks + unit
+        reduce_block(job, at // blocks, at % blocks, job.part_a + at, job.part_b + at, thread_scratch(job, t))
+
+
+cdef void work_panels(Job *job, int t) noexcept nogil:
+    cdef int64_t channels = job.shape.channels, panel = job.plan.group, panels = ceil_div(channels, panel)
+    cdef int64_t units = job.plan.blocks * panels, unit, c, at
+    for unit in range(share(job, units, t), share(job, units, t + 1)):
+        if stopped(job, t):
+            return
+        c = unit % panels * panel
+        at = unit // panels * channels + c
+        reduce_panel(job, c, minimum(panel, channels - c), unit // panels, job.part_a + at, job.part_b + at,
+                     thread_scratch(job, t))
+
+
+cdef void work_finish(Job *job, int t) noexcept nogil:
+    cdef int64_t n = job.last - job.first, c0 = job.first + share(job, n, t), c1 = job.first + share(job, n, t + 1)
+    cdef int64_t blocks = job.plan.blocks
+    if job.plan.reduction == BN_BLOCKS:
+        finish_reduction(job, job.part_a + c0 * blocks, job.part_b + c0 * blocks, 1, blocks, c0, c1)
+    else:
+        finish_reduction(job, job.part_a + c0, job.part_b + c0, job.shape.channels, 1, c0, c1)
+
+
+cdef inline int64_t in_order(Job *job, int64_t k, int64_t begin, int64_t end) noexcept nogil:
+    """Unit k of begin .. end-1, from the end where the reduction has just been there."""
+    return end - 1 - (k - begin) if job.plan.backwards else k
+
+
+cdef void work_runs(Job *job, int t) noexcept nogil:
+    """Units are runs of whole channels, or pieces of a long row."""
+    cdef int64_t together = job.plan.run_group, groups = ceil_div(job.last - job.first, together), r = row_length(job)
+    cdef int64_t pieces = job.plan.row_pieces, units = rows_per_channel(job) * groups * pieces
+    cdef int64_t begin = share(job, units, t), end = share(job, units, t + 1), unit, k, q, c, i
+    for k in range(begin, end):
+        if stopped(job, t):
+            break
+        unit = in_order(job, k, begin, end)
+        q = unit // pieces // groups
+        c = job.first + unit // pieces % groups * together
+        if pieces == 1:
+            run_group(job, c, minimum(c + together, job.last), q, q + 1, NULL, 0)
+        else:
+            i = unit % pieces * job.plan.piece
+            run_piece(job, c, q * r + i, minimum(job.plan.piece, r - i))
+    fence(job)
+
+
+cdef void work_tiled_rows(Job *job, int t) noexcept nogil:
+    """Units are a tile of channels, over all rows or a part of them."""
+    cdef int64_t group = job.plan.group, tiles = ceil_div(job.last - job.first, group), rows = rows_per_channel(job)
+    cdef int64_t parts = job.plan.row_parts, units = tiles * parts, unit, c, part
+    for unit in range(share(job, units, t), share(job, units, t + 1)):
+        if stopped(job, t):
+            break
+        c = job.first + unit // parts * group
+        part = unit % parts
+        run_group(job, c, minimum(c + group, job.last), rows * part // parts, rows * (part + 1) // parts,
+                  thread_scratch(job, t), job.plan.prefetch)
+    fence(job)
+
+
+cdef void work_rows(Job *job, int t) noexcept nogil:
+    """Units are chunks of rows, flat or not."""
+    cdef int64_t chunk = job.plan.chunk, units = ceil_div(job.shape.count, chunk), k, at
+    cdef int64_t begin = share(job, units, t), end = share(job, units, t + 1)
+    for k in range(begin, end):
+        if stopped(job, t):
+            break
+        at = in_order(job, k, begin, end) * chunk
+        run_chunk(job, at, minimum(at + chunk, job.shape.count))
+    fence(job)
+
+
+cdef void work_stream(Job *job, int t) noexcept nogil:
+    """A streaming copy or triad of gapless arrays."""
+    cdef bn_span span
+    cdef int64_t item = job.kernels.itemsize, begin = share(job, job.shape.count, t)
+    memset(&span, 0, sizeof(span))
+    span.x = job.operands[BN_OPERAND_X].data + begin * item
+    span.out = job.operands[BN_OPERAND_OUT].data + begin * item
+    span.width = share(job, job.shape.count, t + 1) - begin
+    if job.operands[BN_OPERAND_DY].data != NULL:
+        span.dy = job.operands[BN_OPERAND_DY].data + begin * item
+        job.kernels.stream_triad(&span)
+    else:
+        job.kernels.stream_copy(&span)
+    bn_store_fence()
+
+
+# ---- scratch ------------------------------------------------------------------------------------------------------
+
+cdef inline size_t round_up(size_t bytes) noexcept nogil:
+    return (bytes + LINE - 1) // LINE * LINE
+
+
+cdef size_t scratch_of_a_thread(Job *job, size_t tile) noexcept nogil:
+    """For each reduction strategy what its worker lays out, for tiled rows the tile; a group needs one after the other."""
+    cdef bn_plan *plan = &job.plan
+    cdef size_t item = job.kernels.arithsize, bytes = tile if plan.elementwise == BN_TILED_ROWS else 0
+    cdef size_t rows = minimum(BN_BLOCK, job.shape.count)
+    if plan.reduction == BN_PANELS:
+        bytes = round_up(bn_columns_scratch(plan.group, rows))
+        if job.shape.nd > 1:  # copies of rows that cross a gap
+            bytes += 3 * rows * plan.group * item
+    elif plan.reduction != BN_NO_REDUCTION:
+        bytes = maximum(bytes, 3 * (BN_BLOCK + BN_LANES) * item)  # copies of a block
+    if plan.reduction == BN_GROUPS:
+        bytes += plan.group * (sizeof(bn_sums) + 2 * plan.blocks * sizeof(double))
+    return round_up(bytes)
+
+
+cdef size_t lay_out(Job *job, char *memory) noexcept nogil:
+    """Places all scratch of a call in `memory`, which begins on a cache line, and returns how many bytes that takes."""
+    cdef size_t item = job.kernels.arithsize, coef, tile, flat, partials = 0
+    job.cs = job.shape.channels + BN_PAD
+    coef = round_up((BN_NCOEF * job.cs + BN_PAD) * item)
+    tile = round_up(BN_NCOEF * job.plan.tile_width * item)
+    flat = tile if job.plan.elementwise == BN_FLAT_ROWS else 0
+    if job.plan.reduction == BN_BLOCKS or job.plan.reduction == BN_PANELS:
+        partials = round_up(job.plan.blocks * job.shape.channels * sizeof(double))
+    job.scratch_bytes = scratch_of_a_thread(job, tile)
+    job.coef = memory
+    job.flat_tile = memory + coef
+    job.part_a = <double *> (memory + coef + flat)
+    job.part_b = <double *> (memory + coef + flat + partials)
+    job.scratch = memory + coef + flat + 2 * partials
+    return coef + flat + 2 * partials + job.plan.threads * job.scratch_bytes
+
+
+# ---- for callers --------------------------------------------------------------------------------------------------
+
+cdef bint prepare(Job *job, int ndim, const int64_t *sizes, int axis, const int64_t *const *strides, int threads) noexcept:
+    cdef bn_problem problem
+    if not bn_collapse(&job.shape, ndim, sizes, axis, job.kernels.itemsize, job.operands, strides):
+        return False
+    job.layout = bn_layout(&job.shape, job.operands, strides)
+    if job.layout == BN_NONE and job.shape.channels * job.shape.count != 0:
+        return False
+    problem = bn_problem_of(&job.shape, job.layout, job.operands, strides, job.passes, 1 if bn_forked() else threads)
+    job.plan = bn_plan_of(&problem, &machine)
+    if job.plan.stream:
+        job.flags |= BN_STREAM
+    return True
+
+
+cdef int drive(Job *job) except -1:
+    cdef char nearby[NEARBY + LINE]  # a small call's scratch: malloc would cost as much as its kernels
+    cdef char *memory = nearby + -<int64_t> nearby % LINE + LINE
+    cdef void *taken = NULL
+    cdef size_t bytes
+    if job.shape.channels * job.shape.count == 0:
+        return 0
+    bytes = lay_out(job, memory)
+    if bytes > NEARBY:  # before anything is written
+        if posix_memalign(&taken, LINE, bytes) != 0:
+            raise MemoryError(f"bnkern: no memory for {bytes} bytes of scratch")
+        lay_out(job, <char *> taken)
+    try:
+        return run_phases(job)
+    finally:
+        free(taken)
+
+
+cdef int stream(Job *job, int64_t count, int threads) except -1:
+    job.shape.count = count
+    job.plan.threads = <int> (1 if bn_forked() else maximum(1, minimum(threads, 512)))
+    job.phase = PHASE_STREAM
+    return run_phases(job)
+
+
+cdef dict facts_of(Job *job, const int64_t *const *strides, int threads):
+    cdef bn_plan *plan = &job.plan
+    cdef bn_problem problem = bn_problem_of(&job.shape, job.layout, job.operands, strides, job.passes, threads)
+    names = [bn_reduction_name(plan.reduction).decode(), bn_elementwise_name(plan.elementwise).decode()]
+    return {
+        "layout": "channels last" if job.layout == BN_CHANNELS_LAST else "channels first",
+        "threads": plan.threads,
+        "strategy": " + ".join(name for name in names if name),
+        "block": BN_BLOCK,
+        "group": plan.group,
+        "window": plan.window,
+        "piece": plan.piece,
+        "row_parts": plan.row_parts,
+        "chunk": plan.chunk,
+        "flat": plan.flat,
+        "tile_width": plan.tile_width,
+        "prefetch": plan.prefetch,
+        "stores": None if not job.passes & BN_ELEMENTWISE else "non-temporal" if plan.stream else "cached",
+        "from_cache": bool(plan.from_cache),
+        "bytes_moved": bn_bytes_moved(&problem, plan),
+        "bytes_least": bn_bytes_least(&problem),
+    }
+
+
+# ---- for explain and tests ----------------------------------------------------------------------------------------
+
+def plan(shape, strides, int axis, type, int passes, int threads, bint frozen=False):
+    """The plan of a call whose arrays all have this shape and these strides (bytes): a dict, or None without a layout.
+
+    No array is needed and nothing runs. `type` is the bytes of an element: 2, 4 or 8.
+    """
+    cdef Job job
+    cdef int64_t sizes[64]
+    cdef int64_t steps[64]
+    cdef const int64_t *given[BN_NOPERAND]
+    cdef bn_kernels sizes_alone
+    cdef int k, ndim = len(shape)
+    cdef int64_t total = 1
+    if not 0 < ndim <= 64 or len(strides) != ndim:
+        raise ValueError(f"shape: expected 1 to 64 axes with a stride each, got {shape} and {strides}")
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"axis: expected a channel axis of {ndim} axes, got {axis}")
+    if type not in (2, 4, 8):
+        raise ValueError(f"type: expected 2, 4 or 8 bytes, got {type!r}")
+    if not passes_belong_together(passes):
+        raise ValueError(f"passes: expected a reduction, an elementwise pass, or the two of one kind, got {passes}")
+    for k in range(ndim):
+        sizes[k], steps[k] = shape[k], strides[k]
+        if sizes[k] < 0 or sizes[k] > 0 and total > (<int64_t> 1 << 56) // sizes[k]:
+            raise ValueError(f"shape: expected lengths of an array that can exist, got {shape}")
+        total *= sizes[k]
+    memset(&job, 0, sizeof(job))
+    memset(&sizes_alone, 0, sizeof(sizes_alone))
+    memset(given, 0, sizeof(given))
+    sizes_alone.itemsize = type
+    job.kernels = &sizes_alone
+    job.passes = passes
+    if not (frozen and passes == BN_INPUT_GRAD):
+        given[BN_OPERAND_X] = steps
+    if passes & (BN_REDUCE | BN_INPUT_GRAD):
+        given[BN_OPERAND_DY] = steps
+    if passes & BN_ELEMENTWISE:
+        given[BN_OPERAND_OUT] = steps
+    if not prepare(&job, ndim, sizes, axis if axis >= 0 else axis + ndim, given, threads):
+        return None
+    return facts_of(&job, given, threads)
+
+
+class forced:
+    """For tests: what plans take this machine for inside a `with` block, in the whole process.
+
+    forced(strategy="blocks + tiled rows", stream_bytes=0, grain=1): the reduction, the elementwise pass, or both, where the
+    layout allows them; outputs of how many bytes are written past the caches; of how many elements a thread is worth it.
+    """
+
+    def __init__(self, *, strategy="", stream_bytes=None, group_bytes=None, window_bytes=None, grain=None):
+        reductions = {bn_reduction_name(k).decode(): k for k in range(1, BN_NREDUCTION)}
+        elementwise = {bn_elementwise_name(k).decode(): k for k in range(1, BN_NELEMENTWISE)}
+        self._values = {"stream_bytes": stream_bytes, "group_bytes": group_bytes, "window_bytes": window_bytes,
+                        "grain": grain}
+        for name in filter(None, strategy.split(" + ")):
+            if name not in reductions and name not in elementwise:
+                known = ", ".join([*reductions, *elementwise])
+                raise ValueError(f"strategy: expected some of {known}, joined by ' + ', got {strategy!r}")
+            key, number = ("reduction", reductions[name]) if name in reductions else ("elementwise", elementwise[name])
+            self._values[key] = number
+        for name, value in self._values.items():
+            if value is not None and not 0 <= value < 2**62:
+                raise ValueError(f"{name}: expected a number of at least 0, got {value!r}")
+
+    def __enter__(self):
+        global machine
+        self._before = machine
+        facts = dict(machine)
+        facts.update((name, value) for name, value in self._values.items() if value is not None)
+        machine = facts
+        return self
+
+    def __exit__(self, *_):
+        global machine
+        machine = self._before

@@ -1,0 +1,21 @@
+/* One number for each channel, as the user gave it: any supported type, any stride, any alignment. */
+#ifndef BN_VECTOR_H
+#define BN_VECTOR_H
+
+#include <stdint.h>
+
+enum { BN_F32, BN_F64, BN_F16, BN_BF16, BN_NTYPE };
+
+typedef struct bn_vector {
+    char *data;     /* NULL: not given */
+    int64_t stride; /* bytes */
+    int type;
+} bn_vector;
+
+/* Entries c .. c+n-1 as float64; `missing` where there is no vector. */
+void bn_vector_read(const bn_vector *v, int64_t c, int64_t n, double missing, double *to);
+
+/* Sets entries c .. c+n-1, each rounded once. */
+void bn_vector_write(const bn_vector *v, int64_t c, int64_t n, const double *from);
+
+#endif
