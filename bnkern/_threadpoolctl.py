@@ -69,7 +69,7 @@ def _register(threadpoolctl: ModuleType, get: Callable[[], int], limit: Callable
     if not hasattr(threadpoolctl, "register"):
         return
 
-    class Controller(threadpoolctl.LibController):  # type: ignore[name-defined]
+    class Controller(threadpoolctl.LibController):  # type: ignore[misc, name-defined]
         user_api = "openmp"
         internal_api = "bnkern"
         filename_prefixes = (_library(),)
