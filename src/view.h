@@ -5,12 +5,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "dtypes.h"
 #include "kernels/half.h"
 
 #define BN_MAXDIM 8
 #define BN_MAXOPERAND 5
 
-enum { BN_F32, BN_F64, BN_F16, BN_BF16, BN_NTYPE };
 enum { BN_NONE, BN_CHANNELS_FIRST, BN_CHANNELS_LAST };
 
 typedef struct bn_shape {
