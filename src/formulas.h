@@ -12,14 +12,11 @@
  *                 NUMBER(a) is a as an N; choose(m, a, b) takes a where the comparison m holds, else b
  *     muladd(a, b, c)   a * b + c: rounded twice on the CPU (the default), once on a GPU. All else is never contracted.
  *     float_bits(f), bits_float(u)   a float's 32 bits as unsigned, and back
- * What is not defined leaves its part of the file out, so that a file that casts alone need not know of vectors.
+ * What is not defined leaves its part of the file out, so that a file that casts alone need not know of vectors; it may be
+ * included again with more defined.
  */
 #ifndef BN_FORMULAS_H
 #define BN_FORMULAS_H
-
-#ifndef muladd
-#define muladd(a, b, c) ((a) * (b) + (c))
-#endif
 
 /* Rows of a table of coefficients. */
 enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_MEAN_DY, BN_MEAN_DY_XHAT, BN_NCOEF };
@@ -34,9 +31,16 @@ enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_MEAN_DY, BN_MEAN
 #define BN_ACTIVATION_NUMBER(NAME, forward, gradient) BN_##NAME,
 enum { BN_ACTIVATIONS(BN_ACTIVATION_NUMBER) BN_NACTIVATION };
 
+#endif
+
+#if !defined(muladd) && (defined(ELEMENT) || defined(CHANNEL) || defined(SCALAR))
+#define muladd(a, b, c) ((a) * (b) + (c))
+#endif
+
 /* ---- per element ------------------------------------------------------------------------------------------------ */
 
-#ifdef ELEMENT
+#if defined(ELEMENT) && !defined(BN_FORMULAS_ELEMENT)
+#define BN_FORMULAS_ELEMENT
 
 /* x - mean. The mean in two floats keeps large offsets exact: x - mean_hi is exact where x is near the mean. */
 ELEMENT N centred(N x, N mean_hi, N mean_lo) { return (x - mean_hi) - mean_lo; }
@@ -82,7 +86,8 @@ ELEMENT N frozen_grad(N g, N scale) { return g * scale; }
 
 /* ---- per channel: float64 to coefficients of the arithmetic type ------------------------------------------------ */
 
-#ifdef CHANNEL
+#if defined(CHANNEL) && !defined(BN_FORMULAS_CHANNEL)
+#define BN_FORMULAS_CHANNEL
 
 /* One NaN for all, whose lower half is zero: a store to bfloat16 may rely on that. */
 CHANNEL void coef_nearest(double v, A *a) { *a = v != v ? (A)bits_float(0x7fc00000u) : (A)v; }
@@ -126,7 +131,8 @@ CHANNEL void backward_coefs(double sum_dy, double sum_dy_xhat, double count, A *
 
 /* ---- per channel: sums to statistics, in float64 ----------------------------------------------------------------- */
 
-#ifdef SCALAR
+#if defined(SCALAR) && !defined(BN_FORMULAS_SCALAR)
+#define BN_FORMULAS_SCALAR
 
 /* mean and M2 = sum (x - mean)^2 of n values from s = sum (x - shift) and q = sum (x - shift)^2. */
 SCALAR void moments_of_sums(double n, double shift, double s, double q, double *mean, double *m2)
@@ -196,5 +202,4 @@ SCALAR float double_to_odd(double d)
     return bits_float((float_bits(f) - (fabs((double)f) > fabs(d))) | 1u);
 }
 
-#endif
 #endif
