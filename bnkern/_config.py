@@ -110,8 +110,8 @@ def _thread_facts() -> dict[str, Any]:
     number = _threads.get_num_threads() if kernels.has_openmp() else 1
     if not kernels.has_openmp():
         reason = "a serial build"
-    elif known["set_num_threads"] is not None:
-        reason = "set_num_threads"
+    elif said := [name for name in ("threads", "threadpoolctl", "set_num_threads") if known.get(name) is not None]:
+        reason = said[0]
     else:
         reason = " and ".join(source for source, limit in known.items() if limit == number)
     return {"number": number, "because of": reason or "the environment at first use", **known}

@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import operator
 import os
+from contextvars import ContextVar
 from pathlib import Path
+from typing import NamedTuple
+
+from bnkern import _threadpoolctl
 
 MOST = 512  # a cap for what is asked for, far above what pays
 
-_chosen: int | None = None  # by set_num_threads
-_default: int | None = None  # by the environment, once looked at
+_process = 0  # the process's number; 0: not looked at yet
+_said: int | None = None  # by set_num_threads
+
+# What holds in this context (a Python thread, an asyncio task) alone, the last entry first: blocks of `threads`, and
+# limits of threadpoolctl. Never changed in place, so contexts that share it do not see each other.
+_here: ContextVar[tuple[threads | _Limit, ...]] = ContextVar("bnkern.threads", default=())
+_entries = _here.get
+_ever = False  # whether any context held anything yet: every call of the library asks, and this is the cheaper question
 
 
 def set_num_threads(n: int) -> None:
     """Set how many threads the CPU kernels use, in the whole process.
 
     Results do not depend on it, to the bit. Calls too small to repay a parallel region use one thread anyway.
+    Inside a block of `threads` the block's number holds.
 
     Parameters
     ----------
@@ -34,34 +45,35 @@ def set_num_threads(n: int) -> None:
     ValueError
         If `n` is outside 1 to 512.
     """
-    global _chosen
-    _chosen = _checked(n)
+    global _process, _said
+    _process = _said = _checked(n)
+    if _entries():
+        _here.set(_without_limits(_entries()))  # the later word counts, as with BLAS and OpenMP
 
 
 def get_num_threads() -> int:
-    """Return how many threads the CPU kernels use.
+    """Return how many threads the CPU kernels use, in this Python thread or asyncio task.
 
-    Until `set_num_threads` says otherwise: the least of the processors this process may run on, the CPU quota
-    of its cgroup (rounded up), OMP_NUM_THREADS and OMP_THREAD_LIMIT.
+    Until a block of `threads`, `set_num_threads` or threadpoolctl's `threadpool_limits` says otherwise: the least of
+    the processors this process may run on, the CPU quota of its cgroup (rounded up), OMP_NUM_THREADS and
+    OMP_THREAD_LIMIT.
 
     Returns
     -------
     int
         At least 1.
     """
-    global _default
-    if _chosen is not None:
-        return _chosen
-    if _default is None:
-        _default = min(n for _, n in limits() if n is not None)
-    return _default
+    if _ever and (entries := _entries()):
+        return entries[-1].n
+    return _process or _look()
 
 
 class threads:
     """Context manager: the CPU kernels use `n` threads inside the block.
 
-    The setting is the process's, not the thread's: blocks in two threads at once see each other's number
-    (which changes speed, never results). May be nested and entered again.
+    The block is this context's own (`contextvars`): Python threads and asyncio tasks with blocks of their own do not
+    see it. A thread that is started inside the block does not either, before Python 3.14; for all threads of a process
+    there is `set_num_threads`. May be nested, entered again, and shared between threads.
 
     Parameters
     ----------
@@ -71,27 +83,72 @@ class threads:
     Examples
     --------
     >>> with bnkern.threads(1):
-    ...     y = bnkern.batch_norm_inference(x, mean, var)
+    ...     y = bnkern.batch_norm_inference(x, running_mean=mean, running_var=var)
     """
 
     def __init__(self, n: int) -> None:
-        self._n = _checked(n)
-        self._before: list[int | None] = []
+        self.n = _checked(n)
 
     def __enter__(self) -> threads:
-        global _chosen
-        self._before.append(_chosen)
-        _chosen = self._n
+        _enter(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        global _chosen
-        _chosen = self._before.pop()
+        """Takes its own entry away, not the last: blocks need not end in the order in which they began."""
+        entries = _entries()
+        for at in reversed(range(len(entries))):
+            if entries[at] is self:
+                _here.set(entries[:at] + entries[at + 1 :])
+                return
+
+
+def _enter(entry: threads | _Limit) -> None:
+    global _ever
+    _ever = True
+    _here.set((*_entries(), entry))
 
 
 def why() -> list[tuple[str, int | None]]:
     """What the number of threads follows from, as (source, value); None where a source sets no limit."""
-    return [*limits(), ("set_num_threads", _chosen)]
+    entries = _entries()
+    found = [*limits(), ("set_num_threads", _said)]
+    if entries:
+        found.append(("threadpoolctl" if isinstance(entries[-1], _Limit) else "threads", entries[-1].n))
+    return found
+
+
+def _look() -> int:
+    global _process
+    _process = min(n for _, n in limits() if n is not None)
+    return _process
+
+
+# --- threadpoolctl --------------------------------------------------------------------------------
+
+
+class _Limit(NamedTuple):
+    """A number that threadpoolctl set."""
+
+    n: int
+
+
+def _without_limits(entries: tuple[threads | _Limit, ...]) -> tuple[threads | _Limit, ...]:
+    """The entries up to the last block."""
+    while entries and isinstance(entries[-1], _Limit):
+        entries = entries[:-1]
+    return entries
+
+
+def limit(n: int) -> None:
+    """What threadpoolctl calls when `threadpool_limits` begins, and with the number from before when it ends.
+
+    In this context alone, as OpenMP's own number is. Where that is the number without any limit, none is left behind.
+    Numbers out of range are brought into it: an error here would leave other libraries half limited.
+    """
+    n = min(max(n, 1), MOST)
+    _here.set(_without_limits(_entries()))
+    if n != get_num_threads():
+        _enter(_Limit(n))
 
 
 def _checked(n: int) -> int:
@@ -186,3 +243,6 @@ def _text(path: Path) -> str:
         return path.read_text()
     except (OSError, UnicodeError):
         return ""
+
+
+_threadpoolctl.announce(get_num_threads, limit)

@@ -17,6 +17,10 @@ struct block {
     char padding[64 - sizeof(size_t) - sizeof(void *)];
 };
 
+/* By this name threadpoolctl tells this library from others with the same file name (bnkern/_threadpoolctl.py). */
+__attribute__((visibility("default"))) extern const char bnkern_native[];
+const char bnkern_native[] = "bnkern";
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct block *kept;
 static bn_pool_facts facts = {.limit = -1};

@@ -15,7 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnkern.backends._cuda_plan import SECOND, THREADS, Geometry, Launch, Limits, launches, partial_bytes, shared_bytes
+from bnkern.backends._cuda_plan import (
+    ELEMENTWISE,
+    THREADS,
+    Geometry,
+    Launch,
+    Limits,
+    launches,
+    partial_bytes,
+    shared_bytes,
+)
 from bnkern.backends._cuda_source import ITEMSIZE, options, source
 
 
@@ -26,8 +35,9 @@ def cupy() -> Any:
 
 ABSENT = (0, 0, 0)  # a Vector that is not there
 
-# src/cuda/args.cuh: five arrays, six vectors, results and scratch, two numbers, flags and phases, geometry, keep.
-_ARGS = Struct("=5Q" + 6 * "Qqq" + "4Q" + "2d" + "2q" + "13qQ" + "q")
+# src/cuda/args.cuh: six arrays, six vectors, results and scratch, eps, count and the activation's parameter, the
+# activation, frozen, phases, geometry, keep.
+_ARGS = Struct("=6Q" + 6 * "Qqq" + "4Q" + "3d" + "3q" + "13qQ" + "q")
 _VALUE = np.dtype(f"V{_ARGS.size}")  # an array of one element: CuPy passes it by value
 
 BARRIER_BYTES = 256  # at the beginning of a scratch
@@ -38,9 +48,10 @@ class Arrays(NamedTuple):
 
     x: int
     dy: int = 0
-    r: int = 0
+    residual: int = 0
+    y: int = 0
     out: int = 0
-    out2: int = 0
+    dresidual: int = 0
     mean: tuple[int, int, int] = ABSENT
     var: tuple[int, int, int] = ABSENT
     weight: tuple[int, int, int] = ABSENT
@@ -51,6 +62,16 @@ class Arrays(NamedTuple):
     result_b: int = 0
 
 
+class Formula(NamedTuple):
+    """What a launch is told of the formula: src/formulas.h."""
+
+    eps: float
+    count: float = 1.0  # divisor of the sums in the mean terms of dx
+    activation: int = 0  # BN_IDENTITY, BN_RELU ...
+    parameter: float = 0.0  # of the activation
+    frozen: bool = False  # dx without the mean terms
+
+
 class Kernel(NamedTuple):
     """A compiled kernel on one device."""
 
@@ -59,32 +80,30 @@ class Kernel(NamedTuple):
     limits: Limits
 
 
-def run(name: str, dtype: str, g: Geometry, arrays: Arrays, phases: int, flags: int, eps: float, count: float,
-        operands: int) -> None:  # fmt: skip
-    """One pass (`forward`, `backward`) on the current device and stream."""
+def run(name: str, dtype: str, g: Geometry, arrays: Arrays, phases: int, operands: int, formula: Formula) -> None:
+    """The phases of `forward` or `backward` on the current device and stream; both sweeps read `operands` arrays."""
     kernel = _kernel(_device(), name, g.layout, dtype)
     steps = launches(g, phases, operands, kernel.base, kernel.limits)
-    held = _scratch(partial_bytes(g)) if phases != SECOND else None
+    held = _scratch(partial_bytes(g)) if phases != ELEMENTWISE else None
     barrier = held.data.ptr if held is not None else 0
     for step in steps:
-        _launch(kernel.function, step, arrays, barrier, eps, count, flags, g)
+        _launch(kernel.function, step, arrays, barrier, formula, g)
 
 
-def run_running(running: tuple[int, int, int], value: tuple[int, int, int], channels: int, momentum: float,
-                scale: float, flags: int = 0) -> None:  # fmt: skip
-    """The running update, or a cast (src/cuda/running.cu), on the current device and stream."""
+def run_vectors(name: str, to: tuple[int, int, int], value: tuple[int, int, int], channels: int,
+                momentum: float = 0.0, scale: float = 1.0) -> None:  # fmt: skip
+    """`ema_update` or `cast` (src/cuda/vectors.cu) on the current device and stream."""
     g = Geometry("", 0, channels, *(0,) * 12)
     step = Launch(0, -(-channels // THREADS), 0, 0, False)
-    function = _kernel(_device(), "running", "", None).function
-    _launch(function, step, Arrays(0, mean=running, var=value), 0, momentum, scale, flags, g)
+    function = _kernel(_device(), name, "", None).function
+    _launch(function, step, Arrays(0, mean=to, var=value), 0, Formula(momentum, scale), g)
 
 
-def _launch(
-    function: Any, step: Launch, a: Arrays, barrier: int, eps: float, count: float, flags: int, g: Geometry
-) -> None:
+def _launch(function: Any, step: Launch, a: Arrays, barrier: int, f: Formula, g: Geometry) -> None:
     packed = _ARGS.pack(
-        a.x, a.dy, a.r, a.out, a.out2, *a.mean, *a.var, *a.weight, *a.bias, *a.sum_dy, *a.sum_dy_xhat,
-        a.result_a, a.result_b, barrier + BARRIER_BYTES, barrier, eps, count, flags, step.phases, *g[1:], step.keep,
+        a.x, a.dy, a.residual, a.y, a.out, a.dresidual, *a.mean, *a.var, *a.weight, *a.bias, *a.sum_dy, *a.sum_dy_xhat,
+        a.result_a, a.result_b, barrier + BARRIER_BYTES, barrier, f.eps, f.count, f.parameter, f.activation, f.frozen,
+        step.phases, *g[1:], step.keep,
     )  # fmt: skip
     function(
         (step.grid,), (THREADS,), (np.frombuffer(packed, _VALUE),), shared_mem=step.shared,
@@ -123,7 +142,8 @@ def _device() -> int:
 def _kernel(device: int, name: str, layout: str, dtype: str | None) -> Kernel:
     """Compiled for the current device, which is `device`."""
     driver, runtime = cupy().cuda.driver, cupy().cuda.runtime
-    raw = _module(name, dtype).get_function(f"bn_{name}_{layout}_{dtype}" if dtype else f"bn_{name}")
+    module = _module(name if dtype else "vectors", dtype)
+    raw = module.get_function(f"bn_{name}_{layout}_{dtype}" if dtype else f"bn_{name}")
     function = raw.kernel
     if dtype is None:
         return Kernel(function, 0, Limits(0, 0, False))

@@ -15,7 +15,7 @@ THREADS, UNROLL, COLUMNS = 256, 4, 64  # BN_THREADS, BN_UNROLL, BN_COLUMNS
 WARPS = THREADS // 32
 SLOT = 16  # bytes
 
-FIRST, MERGE, SECOND = 1, 2, 4  # BN_FIRST ...: the phases of a pass
+REDUCTION, MERGE, ELEMENTWISE = 1, 2, 4  # BN_REDUCTION ...: the phases of a pass
 
 ROWS_UNITS = 16_384  # of a warp: about four for each warp of the largest GPUs, so that the last round is a small part
 COLUMNS_UNITS = 2_048  # of a block of eight warps
@@ -27,15 +27,15 @@ FEW_ROWS = 16  # below, columns would have nothing to sum
 class Geometry(NamedTuple):
     """The fields of src/cuda/args.cuh, in its order, after the layout."""
 
-    layout: str  # "cf": units are parts of a channel; "cl": units are parts of some columns
+    layout: str  # "cf": units are segments of a channel; "cl": of the rows of a panel
     size: int
     channels: int
     inner: int  # elements of a channel that are adjacent
     offset: int  # elements between the 16-byte boundary at or below x, and x
     row_slots: int
     rows: int
-    part: int  # slots (cf) or rows (cl) of a unit
-    parts: int  # of a channel (cf), of the rows (cl)
+    segment: int  # slots (cf) or rows (cl) of a unit
+    segments: int  # of a channel (cf), of the rows (cl)
     units: int
     steps: int  # of UNROLL slots for each thread, in a unit
     columns: int  # slots side by side that a block takes (cl)
@@ -56,7 +56,7 @@ class Launch(NamedTuple):
     phases: int
     grid: int
     shared: int  # bytes
-    keep: int  # slots that a thread keeps on chip, of each operand: whole groups of UNROLL
+    keep: int  # slots that a thread keeps on chip, of each operand: whole bundles of UNROLL
     cooperative: bool
 
 
@@ -96,12 +96,12 @@ def geometry(outer: int, channels: int, inner: int, itemsize: int, offset: int) 
 def _rows(outer: int, channels: int, inner: int, v: int, offset: int) -> Geometry:
     row_slots = inner // v if inner % v == 0 and offset == 0 else (inner + 2 * v - 2) // v
     slots = outer * row_slots
-    part = max(_ceil(channels * slots, ROWS_UNITS), _ceil(slots, MOST_PARTIALS // 2))
-    part = _multiple(min(part, slots), 32 * UNROLL)
-    parts = _ceil(slots, part)
+    segment = max(_ceil(channels * slots, ROWS_UNITS), _ceil(slots, MOST_PARTIALS // 2))
+    segment = _multiple(min(segment, slots), 32 * UNROLL)
+    segments = _ceil(slots, segment)
     return Geometry(
-        "cf", outer * channels * inner, channels, inner, offset, row_slots, outer, part, parts, channels * parts,
-        part // (32 * UNROLL), 1, 1, parts, _magic(row_slots),
+        "cf", outer * channels * inner, channels, inner, offset, row_slots, outer, segment, segments,
+        channels * segments, segment // (32 * UNROLL), 1, 1, segments, _magic(row_slots),
     )  # fmt: skip
 
 
@@ -110,15 +110,15 @@ def _columns(outer: int, channels: int, inner: int, v: int, offset: int) -> Geom
     common = gcd(width, v)
     row_slots, repeats = width // common, v // common  # a row of slots is `repeats` rows of the matrix
     rows = _ceil(offset + size, row_slots * v)
-    groups = _ceil(row_slots, COLUMNS)
-    columns = _ceil(row_slots, groups)
+    panels = _ceil(row_slots, COLUMNS)
+    columns = _ceil(row_slots, panels)
     lines = THREADS // columns
-    part = max(_ceil(rows * groups, COLUMNS_UNITS), _ceil(rows * repeats * inner, MOST_PARTIALS))
-    part = _multiple(min(part, rows), lines * UNROLL)
-    parts = _ceil(rows, part)
+    segment = max(_ceil(rows * panels, COLUMNS_UNITS), _ceil(rows * repeats * inner, MOST_PARTIALS))
+    segment = _multiple(min(segment, rows), lines * UNROLL)
+    segments = _ceil(rows, segment)
     return Geometry(
-        "cl", size, channels, inner, offset, row_slots, rows, part, parts, groups * parts,
-        part // (lines * UNROLL), columns, lines, parts * repeats * inner, _magic(row_slots),
+        "cl", size, channels, inner, offset, row_slots, rows, segment, segments, panels * segments,
+        segment // (lines * UNROLL), columns, lines, segments * repeats * inner, _magic(row_slots),
     )  # fmt: skip
 
 
@@ -129,18 +129,18 @@ def launches(g: Geometry, phases: int, operands: int, base: int, limits: Limits)
     """
     workers = WARPS if g.layout == "cf" else 1  # of a block
     needed = _ceil(g.units, workers)
-    if phases in (FIRST, MERGE, SECOND) or not limits.cooperative:
-        each = [phase for phase in (FIRST, MERGE, SECOND) if phases & phase]
+    if phases in (REDUCTION, MERGE, ELEMENTWISE) or not limits.cooperative:
+        each = [phase for phase in (REDUCTION, MERGE, ELEMENTWISE) if phases & phase]
         return tuple(Launch(phase, min(needed, 2**31 - 1), base, 0, False) for phase in each)
     grid, keep = min(needed, limits.blocks), 0
-    if phases & FIRST and phases & SECOND:
+    if phases & REDUCTION and phases & ELEMENTWISE:
         slots = _ceil(g.units, grid * workers) * g.steps * UNROLL
         keep = max(0, min(slots, (limits.shared - base) // (operands * THREADS * SLOT))) // UNROLL * UNROLL
     return (Launch(phases, grid, base + keep * operands * THREADS * SLOT, keep, True),)
 
 
 def partial_bytes(g: Geometry) -> int:
-    """Scratch for the units' results: at most three float64 for each part of a channel."""
+    """Scratch for the units' results: at most three float64 for each segment of a channel."""
     return 24 * g.channels * g.partials
 
 

@@ -1,4 +1,5 @@
-"""The text of the GPU kernels: src/cuda/, installed beside the package, each file put in place of its #include.
+"""The text of the GPU kernels: src/cuda/, and what it shares with the CPU, installed in the package; each file is put
+in place of its #include.
 
 One text without includes is what NVRTC compiles anywhere and what CuPy's cache of compiled kernels is keyed by.
 """

@@ -18,14 +18,13 @@ from bnkern._args import DTYPES, dtype_name
 from bnkern._check import Problem
 from bnkern._types import Array
 from bnkern.backends import _cuda_launch
-from bnkern.backends._cuda_launch import ABSENT, Arrays, cupy
-from bnkern.backends._cuda_plan import FIRST, MERGE, SECOND, SLOT, Geometry, geometry, normal_form, same_order
+from bnkern.backends._cuda_launch import ABSENT, Arrays, Formula, cupy
+from bnkern.backends._cuda_plan import ELEMENTWISE, MERGE, REDUCTION, SLOT, Geometry, geometry, normal_form, same_order
 
 Maybe = Array | None
 Vector = tuple[int, int, int]
 
-RELU, FROZEN, CAST = 1, 2, 4  # BN_RELU ...
-_TYPES = {"float32": 1, "float64": 2, "float16": 3, "bfloat16": 4, "uint16": 4}  # BN_FLOAT32 ...
+_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3, "uint16": 3}  # BN_F32 ... in src/dtypes.h
 
 
 def accepts(x: Array) -> str | None:
@@ -41,7 +40,7 @@ def stats(p: Problem, x: Array) -> tuple[Array, Array]:
         model, g = _model(p, x)
         mean, var = _results(p)
         arrays = Arrays(_at(model), result_a=_at(mean), result_b=_at(var))
-        _cuda_launch.run("forward", p.dtype, g, arrays, FIRST | MERGE, 0, p.eps, 1.0, 1)
+        _cuda_launch.run("forward", p.dtype, g, arrays, REDUCTION | MERGE, 1, Formula(p.eps))
         return mean, var
 
 
@@ -50,7 +49,7 @@ def train(
 ) -> tuple[Array, Array, Array]:
     with _on_device_of(x):
         mean, var = _results(p)
-        y = _forward(p, x, mean, var, weight, bias, residual, out, FIRST | MERGE | SECOND)
+        y = _forward(p, x, mean, var, weight, bias, residual, out, REDUCTION | MERGE | ELEMENTWISE)
         return y, mean, var
 
 
@@ -58,7 +57,7 @@ def inference(
     p: Problem, x: Array, mean: Array, var: Array, weight: Maybe, bias: Maybe, residual: Maybe, out: Maybe
 ) -> Array:
     with _on_device_of(x):
-        return _forward(p, x, mean, var, weight, bias, residual, out, SECOND)
+        return _forward(p, x, mean, var, weight, bias, residual, out, ELEMENTWISE)
 
 
 def _forward(
@@ -69,10 +68,10 @@ def _forward(
     added, y = _like(residual, model), _target(out, model)
     results = (_at(mean), _at(var)) if phases & MERGE else (0, 0)
     arrays = Arrays(
-        _at(model), 0, _at(added), _at(y), 0, _vector(mean), _vector(var), _vector(weight), _vector(bias),
+        _at(model), 0, _at(added), 0, _at(y), 0, _vector(mean), _vector(var), _vector(weight), _vector(bias),
         ABSENT, ABSENT, *results,
     )  # fmt: skip
-    _cuda_launch.run("forward", p.dtype, g, arrays, phases, RELU * p.relu, p.eps, 1.0, 1)
+    _cuda_launch.run("forward", p.dtype, g, arrays, phases, 1, Formula(p.eps, activation=int(p.relu)))
     return _deliver(y, out)
 
 
@@ -81,7 +80,7 @@ def reduce(
 ) -> tuple[Array, Array]:
     with _on_device_of(x):
         sums = _results(p)
-        _backward(p, dy, x, mean, var, weight, bias, y, sums, 1, None, True, False, False, FIRST | MERGE)
+        _backward(p, dy, x, mean, var, weight, bias, y, sums, 1, None, True, False, False, REDUCTION | MERGE)
         return sums
 
 
@@ -92,7 +91,7 @@ def input_grad(
     """dx and the residual's gradient from given sums; sums=None: frozen statistics."""
     with _on_device_of(x):
         return _backward(
-            p, dy, x, mean, var, weight, bias, y, sums, count, out, sums is None, want_dx, want_dresidual, SECOND
+            p, dy, x, mean, var, weight, bias, y, sums, count, out, sums is None, want_dx, want_dresidual, ELEMENTWISE
         )
 
 
@@ -103,7 +102,7 @@ def backward(
     """Both passes in one, or the one that `needs` and `frozen` leave."""
     want_dx, want_dresidual = "x" in needs, "residual" in needs
     want_sums = "weight" in needs or "bias" in needs or (want_dx and not frozen)
-    phases = (FIRST | MERGE) * want_sums | SECOND * (want_dx or want_dresidual)
+    phases = (REDUCTION | MERGE) * want_sums | ELEMENTWISE * (want_dx or want_dresidual)
     with _on_device_of(x):
         sums = _results(p) if want_sums else None
         dx, dresidual = _backward(
@@ -125,26 +124,26 @@ def _backward(
     dx = _target(out, model) if want_dx else None
     dresidual = _fresh(model) if want_dresidual else None
     arrays = Arrays(
-        _at(model), _at(dy), _at(given), _at(dx), _at(dresidual), _vector(mean), _vector(var), _vector(weight),
+        _at(model), _at(dy), 0, _at(given), _at(dx), _at(dresidual), _vector(mean), _vector(var), _vector(weight),
         _vector(bias), *(map(_vector, sums) if sums else (ABSENT, ABSENT)),
         *(map(_at, sums) if sums and phases & MERGE else (0, 0)),
     )  # fmt: skip
-    flags = RELU * p.relu | FROZEN * bool(frozen)
-    _cuda_launch.run("backward", p.dtype, g, arrays, phases, flags, p.eps, max(count, 1), 2)
+    formula = Formula(p.eps, max(count, 1), int(p.relu), frozen=bool(frozen))
+    _cuda_launch.run("backward", p.dtype, g, arrays, phases, 2 if given is None else 3, formula)
     return (_deliver(dx, out) if want_dx else None), dresidual
 
 
 def update_running(running: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
     """running = (1 - momentum) * running + momentum * (value * scale), in float64, in place whatever the strides."""
     with _on_device_of(running):
-        _cuda_launch.run_running(_vector(running), _vector(value), running.size, momentum, scale)
+        _cuda_launch.run_vectors("ema_update", _vector(running), _vector(value), running.size, momentum, scale)
 
 
 def narrow(v: Array, dtype: Any) -> Array:
     """A vector in another dtype, rounded once; what is too large for it is Inf."""
     with _on_device_of(v):
         result = cupy().empty(v.shape, dtype)
-        _cuda_launch.run_running(_vector(result), _vector(v), v.size, 0.0, 1.0, CAST)
+        _cuda_launch.run_vectors("cast", _vector(result), _vector(v), v.size)
         return result
 
 

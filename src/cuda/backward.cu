@@ -1,10 +1,10 @@
-/* Backward and its parts: sum dy and sum dy * xhat, and dx = scale * ((dy - mean dy) - xhat * mean(dy * xhat)).
+/* Backward and its parts, reduce and input_grad: sum g and sum g * xhat, and dx from them (src/formulas.h); g is dy
+ * behind the activation.
  *
- * First sweep: both sums of each unit. Merge: those of each channel. Second sweep: dx, and dy past ReLU where there is
- * a residual; with frozen statistics dx = scale * dy, and x is not read but for the sign of ReLU. x and dy are read
- * twice, once where they stay on chip or in cache, dx written once: 20 (12) bytes for each element in float32. Behind
- * ReLU dy counts where the forward output was not <= 0: its sign is y's where y is given, else recomputed (coefs.cuh).
- * xhat is formed before the product: dy * (x - mean) could leave the range.
+ * Reduction: both sums of each unit. Merge: those of each channel. Elementwise: dx, and g where there is a residual;
+ * with frozen statistics x is not read but for the z of the activation. x and dy are read twice, once where they stay on
+ * chip or in cache, dx written once: 20 (12) bytes for each element in float32, with y given 8 (4) more. The activation's z
+ * is y where y is given, else computed again and rounded as the forward pass stored it.
  */
 #include "unit.cuh"
 
@@ -15,47 +15,40 @@ template <class T, class Walk> struct Backward {
     typedef typename U::Shared Memory;
     const Args &a;
     const int slots; /* of a thread in a unit */
-    const Operand<T> x, dy, y, dx, dr;
-    const bool relu, given, frozen;
+    const Operand<T> x, dy, y, dx, dresidual;
+    const int activation;
+    const A parameter;
+    const bool given, frozen; /* given: y is */
     U unit;
 
     DEVICE Backward(const Args &args, Memory &shared)
-        : a(args), slots((int)a.steps * BN_UNROLL), x(a, a.x), dy(a, a.dy), y(a, a.r), dx(a, a.out), dr(a, a.out2),
-          relu(a.flags & BN_RELU), given(relu && a.r), frozen(a.flags & BN_FROZEN), unit(shared)
+        : a(args), slots((int)a.steps * BN_UNROLL), x(a, a.x), dy(a, a.dy), y(a, a.y), dx(a, a.out),
+          dresidual(a, a.dresidual), activation((int)a.activation), parameter((A)a.parameter),
+          given(activation != BN_IDENTITY && a.y), frozen(a.frozen), unit(shared)
     {
     }
 
-    /* dy behind the activation, where its sign is y's. */
-    DEVICE void gate_by_y(const Group<T, Walk, UNROLL> &group, uint4 (&p)[UNROLL]) const
+    /* dy behind the activation. */
+    DEVICE A gradient(const Coefs<A> &c, A dy, A x, A y) const
     {
-        uint4 r[UNROLL];
-        group.read(y, r);
-#pragma unroll
-        for (int k = 0; k < UNROLL; k++)
-#pragma unroll
-            for (int j = 0; j < T::V; j++)
-                if (T::load(T::get(r[k], j)) <= 0) T::put(p[k], j, 0);
+        if (activation == BN_IDENTITY) return dy;
+        return activation_grad(activation, given ? y : rounded<T>(c.z(x)), dy, parameter);
     }
 
-    /* dy behind the activation, where its sign is computed again. */
-    DEVICE A gated(const Coefs<A> &c, A dy, A x) const
-    {
-        return relu && !given ? gate(rounded<T>(c.affine(x)), dy) : dy;
-    }
-
-    DEVICE void first(const Walk &walk, const Kept &kept, long long u, long long own)
+    DEVICE void reduction(const Walk &walk, const Kept &kept, long long u, long long own)
     {
         double s[Walk::CHANNELS] = {}, t[Walk::CHANNELS] = {};
         unit.prepare(walk);
         for (int at = 0; at < slots; at += UNROLL) {
-            const Group<T, Walk, UNROLL> group(a, walk, own, at);
-            if (group.empty()) continue;
-            uint4 q[UNROLL], p[UNROLL];
-            group.read(x, q);
-            group.read(dy, p);
-            if (given) gate_by_y(group, p);
-            group.keep(kept, 0, q);
-            group.keep(kept, 1, p);
+            const Bundle<T, Walk, UNROLL> bundle(a, walk, own, at);
+            if (bundle.empty()) continue;
+            uint4 q[UNROLL], p[UNROLL], r[UNROLL] = {};
+            bundle.read(x, q);
+            bundle.read(dy, p);
+            if (given) bundle.read(y, r);
+            bundle.keep(kept, 0, q);
+            bundle.keep(kept, 1, p);
+            if (given) bundle.keep(kept, 2, r);
 #pragma unroll
             for (int h = 0; h < Walk::CHANNELS; h++) {
                 const Coefs<A> c = unit.coefs(walk, h);
@@ -64,9 +57,9 @@ template <class T, class Walk> struct Backward {
                 for (int i = 0; i < U::VALUES; i++) {
                     const int k = U::slot_of(i), j = U::element_of(i, h);
                     const A v = T::load(T::get(q[k], j));
-                    g[i] = gated(c, T::load(T::get(p[k], j)), v);
-                    gx[i] = g[i] * (c.centred(v) * c.v[INVSTD]);
-                    if (!group.whole() && !group.has(k, j)) g[i] = gx[i] = 0;
+                    g[i] = gradient(c, T::load(T::get(p[k], j)), v, T::load(T::get(r[k], j)));
+                    gx[i] = g[i] * c.xhat(v);
+                    if (!bundle.whole() && !bundle.has(k, j)) g[i] = gx[i] = 0;
                 }
                 s[h] += pairwise(g);
                 t[h] += pairwise(gx);
@@ -103,32 +96,30 @@ template <class T, class Walk> struct Backward {
         a.result[1][c] = sums[1];
     }
 
-    DEVICE void second(const Walk &walk, const Kept &kept, long long own)
+    DEVICE void elementwise(const Walk &walk, const Kept &kept, long long own)
     {
-        const bool needs_x = !frozen || (relu && !given);
+        const bool needs_x = !frozen || (activation != BN_IDENTITY && !given);
         unit.prepare(walk);
         for (int at = slots - UNROLL; at >= 0; at -= UNROLL) {
-            const Group<T, Walk, UNROLL> group(a, walk, own, at);
-            if (group.empty()) continue;
-            uint4 q[UNROLL] = {}, p[UNROLL];
-            if (needs_x) group.reread(x, kept, 0, q);
-            group.reread(dy, kept, 1, p);
-            if (given && !kept.has(group.ordinal)) gate_by_y(group, p); /* what was kept has been through it */
+            const Bundle<T, Walk, UNROLL> bundle(a, walk, own, at);
+            if (bundle.empty()) continue;
+            uint4 q[UNROLL] = {}, p[UNROLL], r[UNROLL] = {};
+            if (needs_x) bundle.reread(x, kept, 0, q);
+            bundle.reread(dy, kept, 1, p);
+            if (given) bundle.reread(y, kept, 2, r);
 #pragma unroll
             for (int j = 0; j < T::V; j++) {
                 const Coefs<A> c = unit.coefs(walk, j);
 #pragma unroll
                 for (int k = 0; k < UNROLL; k++) {
                     const A v = T::load(T::get(q[k], j));
-                    const A g = gated(c, T::load(T::get(p[k], j)), v);
-                    const A xhat = c.centred(v) * c.v[INVSTD];
-                    const A d = frozen ? g : (g - c.v[MEAN_DY]) - xhat * c.v[MEAN_DY_XHAT];
+                    const A g = gradient(c, T::load(T::get(p[k], j)), v, T::load(T::get(r[k], j)));
                     T::put(p[k], j, T::store(g));
-                    T::put(q[k], j, T::store(d * c.v[SCALE]));
+                    T::put(q[k], j, T::store(frozen ? c.frozen_dx(g) : c.dx(g, c.xhat(v))));
                 }
             }
-            if (a.out) group.write(dx, q);
-            if (a.out2) group.write(dr, p);
+            if (a.out) bundle.write(dx, q);
+            if (a.dresidual) bundle.write(dresidual, p);
         }
     }
 };

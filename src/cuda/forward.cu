@@ -1,9 +1,9 @@
-/* Training forward and its parts: statistics, and y = ((x - mean_hi) - mean_lo) * scale + bias, + residual, ReLU.
+/* Training forward and its parts, moments and normalise: y = activation(affine(x) [+ residual]) (src/formulas.h).
  *
- * First sweep: mean and M2 of each unit (moments.cuh). Merge: mean and variance of each channel from its units'. Second
- * sweep: y. Inference is the second sweep alone. x is read twice, once where it stays on chip or in cache, y written
- * once: 12 (8) bytes for each element in float32, 4 more with a residual. The second sweep reads mean and var from
- * memory whoever computed them, so training is statistics and then inference, bit for bit.
+ * Reduction: mean and M2 of each unit (moments.cuh). Merge: mean and variance of each channel from its units'.
+ * Elementwise: y. Inference is the elementwise sweep alone. x is read twice, once where it stays on chip or in cache, y
+ * written once: 12 (8) bytes for each element in float32, 4 more with a residual. The elementwise sweep reads mean and
+ * var from memory whoever computed them, so training is statistics and then inference, bit for bit.
  */
 #include "unit.cuh"
 
@@ -14,34 +14,35 @@ template <class T, class Walk> struct Forward {
     typedef typename U::Shared Memory;
     const Args &a;
     const int slots; /* of a thread in a unit */
-    const Operand<T> x, r, y;
+    const Operand<T> x, residual, out;
     U unit;
 
     DEVICE Forward(const Args &args, Memory &shared)
-        : a(args), slots((int)a.steps * BN_UNROLL), x(a, a.x), r(a, a.r), y(a, a.out), unit(shared)
+        : a(args), slots((int)a.steps * BN_UNROLL), x(a, a.x), residual(a, a.residual), out(a, a.out),
+          unit(shared)
     {
     }
 
-    DEVICE void first(const Walk &walk, const Kept &kept, long long u, long long own)
+    DEVICE void reduction(const Walk &walk, const Kept &kept, long long u, long long own)
     {
         Run<A, int> run[Walk::CHANNELS];
         for (int at = 0; at < slots; at += UNROLL) {
-            const Group<T, Walk, UNROLL> group(a, walk, own, at);
-            if (group.empty()) continue;
+            const Bundle<T, Walk, UNROLL> bundle(a, walk, own, at);
+            if (bundle.empty()) continue;
             uint4 q[UNROLL];
-            group.read(x, q);
-            group.keep(kept, 0, q);
+            bundle.read(x, q);
+            bundle.keep(kept, 0, q);
 #pragma unroll
             for (int h = 0; h < Walk::CHANNELS; h++) {
                 A v[U::VALUES];
-                unsigned valid = group.whole() ? All<U::VALUES>::lanes : 0;
+                unsigned valid = bundle.whole() ? All<U::VALUES>::lanes : 0;
 #pragma unroll
                 for (int i = 0; i < U::VALUES; i++) {
                     const int k = U::slot_of(i), j = U::element_of(i, h);
                     v[i] = T::load(T::get(q[k], j));
-                    if (!group.whole()) valid |= (unsigned)group.has(k, j) << i;
+                    if (!bundle.whole()) valid |= (unsigned)bundle.has(k, j) << i;
                 }
-                add_group(run[h], v, valid);
+                add_bundle(run[h], v, valid);
             }
         }
         enum { K = U::TOGETHER };
@@ -75,27 +76,29 @@ template <class T, class Walk> struct Forward {
         a.result[1][c] = m[0].m2 / m[0].n;
     }
 
-    DEVICE void second(const Walk &walk, const Kept &kept, long long own)
+    DEVICE void elementwise(const Walk &walk, const Kept &kept, long long own)
     {
-        const bool relu = a.flags & BN_RELU, added = a.r != nullptr;
+        const int activation = (int)a.activation;
+        const A parameter = (A)a.parameter;
+        const bool added = a.residual != nullptr;
         unit.prepare(walk);
         for (int at = slots - UNROLL; at >= 0; at -= UNROLL) {
-            const Group<T, Walk, UNROLL> group(a, walk, own, at);
-            if (group.empty()) continue;
+            const Bundle<T, Walk, UNROLL> bundle(a, walk, own, at);
+            if (bundle.empty()) continue;
             uint4 q[UNROLL], p[UNROLL];
-            group.reread(x, kept, 0, q);
-            if (added) group.read(r, p);
+            bundle.reread(x, kept, 0, q);
+            if (added) bundle.read(residual, p);
 #pragma unroll
             for (int j = 0; j < T::V; j++) {
                 const Coefs<A> c = unit.coefs(walk, j);
 #pragma unroll
                 for (int k = 0; k < UNROLL; k++) {
-                    A z = c.affine(T::load(T::get(q[k], j)));
+                    A z = c.z(T::load(T::get(q[k], j)));
                     if (added) z += T::load(T::get(p[k], j));
-                    T::put(q[k], j, T::store(relu ? gate(z, z) : z));
+                    T::put(q[k], j, T::store(activate(activation, z, parameter)));
                 }
             }
-            group.write(y, q);
+            bundle.write(out, q);
         }
     }
 };

@@ -3,15 +3,16 @@
  *     about a shift near the mean:  S = sum n (mean - shift),  Q = sum M2 + n (mean - shift)^2
  *     mean = shift + S / n,  M2 = Q - S^2 / n
  *
- * A group of values is taken about its own first value and then about its own mean, in the arithmetic type, and joins
+ * A bundle of values is taken about its own first value and then about its own mean, in the arithmetic type, and joins
  * the thread's sums in float64. The thread's shift is its first value, so a constant has exactly its value for mean and
- * 0 for M2, and an outlier spoils a single group. A group whose squares leave the range of float, or that is not
+ * 0 for M2, and an outlier spoils a single bundle. A bundle whose squares leave the range of float, or that is not
  * complete, goes value by value in float64. Parts are merged about the largest of their means, which is exact for
  * equal ones.
  */
 #ifndef BN_MOMENTS_CUH
 #define BN_MOMENTS_CUH
 
+#include "formulas.cuh"
 #include "team.cuh"
 
 struct Moments {
@@ -41,7 +42,7 @@ template <class Shift, class Count> struct Run {
     {
         const double d = mean - (double)shift;
         s = fma((double)count, d, s);
-        q += fma((double)count * d, d, m2);
+        q += merged_m2((double)count, d, m2);
         n += count;
     }
 
@@ -65,8 +66,10 @@ template <class Shift, class Count> struct Run {
     DEVICE Moments moments() const
     {
         if (n == 0) return Moments{0, 0, 0};
-        const double d = s / (double)n, m2 = fma(-s, d, q);
-        return Moments{(double)n, (double)shift + d, m2 < 0 ? 0 : m2};
+        Moments m = {(double)n, 0, 0};
+        moments_of_sums(m.n, (double)shift, s, q, &m.mean, &m.m2);
+        if (m.m2 < 0) m.m2 = 0;
+        return m;
     }
 };
 
@@ -75,12 +78,12 @@ template <int G> struct All {
 };
 
 /* G values of one channel; bit i of `valid` says that value i is one. */
-template <int G> DEVICE void add_group(Run<double, int> &run, const double (&v)[G], unsigned valid)
+template <int G> DEVICE void add_bundle(Run<double, int> &run, const double (&v)[G], unsigned valid)
 {
     run.each(v, valid);
 }
 
-template <int G> DEVICE void add_group(Run<float, int> &run, const float (&v)[G], unsigned valid)
+template <int G> DEVICE void add_bundle(Run<float, int> &run, const float (&v)[G], unsigned valid)
 {
     if (valid == All<G>::lanes) {
         float d[G], square[G];
@@ -124,7 +127,7 @@ template <class Team, int K> DEVICE void merge(const Team &team, Moments (&m)[K]
 #pragma unroll
     for (int k = 0; k < K; k++) {
         const double mean = n[k] > 0 ? pivot[k] + s[k] / n[k] : 0, d = m[k].mean - mean;
-        s[k] = m[k].n > 0 ? fma(m[k].n * d, d, m[k].m2) : 0;
+        s[k] = m[k].n > 0 ? merged_m2(m[k].n, d, m[k].m2) : 0;
         m[k].mean = mean;
         m[k].n = n[k];
     }

@@ -7,7 +7,7 @@
 #define BN_STORAGE_CUH
 
 #include "args.cuh"
-#include "device.cuh"
+#include "formulas.cuh"
 
 struct float32 {
     typedef float A;
@@ -54,25 +54,22 @@ struct float16 : sixteen_bits {
 };
 
 struct bfloat16 : sixteen_bits {
-    static DEVICE A load(Bits b) { return __uint_as_float((unsigned)b << 16); }
-    static DEVICE Bits store(A v)
-    {
-        const unsigned u = __float_as_uint(v);
-        return v != v ? (Bits)(u >> 16 | 0x40u) : (Bits)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
-    }
+    static DEVICE A load(Bits b) { return bfloat16_to_float(b); }
+    static DEVICE Bits store(A v) { return float_to_bfloat16(v); }
 };
 
-/* v as T has it: the sign behind ReLU is that of the stored y, which may have underflowed to 0. */
+/* v as T has it: behind an activation counts z as the forward pass stored it, which may have underflowed to 0. */
 template <class T> DEVICE typename T::A rounded(typename T::A v) { return T::load(T::store(v)); }
 
 DEVICE double element(const Vector &v, long long c, double absent)
 {
+    if (!v.data) return absent;
     const long long i = c * v.stride;
     switch (v.type) {
-    case BN_FLOAT32: return __ldcg((const float *)v.data + i);
-    case BN_FLOAT64: return __ldcg((const double *)v.data + i);
-    case BN_FLOAT16: return float16::load(__ldcg((const unsigned short *)v.data + i));
-    case BN_BFLOAT16: return bfloat16::load(__ldcg((const unsigned short *)v.data + i));
+    case BN_F32: return __ldcg((const float *)v.data + i);
+    case BN_F64: return __ldcg((const double *)v.data + i);
+    case BN_F16: return float16::load(__ldcg((const unsigned short *)v.data + i));
+    case BN_BF16: return bfloat16::load(__ldcg((const unsigned short *)v.data + i));
     }
     return absent;
 }

@@ -17,7 +17,7 @@ template <class T, int U> struct Unit<T, Rows<T>, U> {
     typedef Warp Team;
     typedef typename T::A A;
     enum {
-        VALUES = U * T::V, /* of a channel in a group of slots */
+        VALUES = U * T::V, /* of a channel in a bundle of slots */
         TOGETHER = 1,              /* channels that the team merges at once */
     };
     Coefs<A> k;
@@ -30,7 +30,7 @@ template <class T, int U> struct Unit<T, Rows<T>, U> {
     DEVICE int element(const Rows<T> &, int) const { return 0; }
     DEVICE bool inside(const Rows<T> &, int) const { return true; }
 
-    /* The slot, and the element in it, of value i of the group's channel j. */
+    /* The slot, and the element in it, of value i of the bundle's channel j. */
     static DEVICE int slot_of(int i) { return i / T::V; }
     static DEVICE int element_of(int i, int) { return i % T::V; }
 };
@@ -53,7 +53,7 @@ template <class T, int U> struct Unit<T, Columns<T>, U> {
         for (int e = threadIdx.x; e < walk.a.columns * T::V && walk.inside(e); e += BN_THREADS) {
             const Coefs<A> k = coefs_of<A>(walk.a, walk.channel(e));
 #pragma unroll
-            for (int i = 0; i < NCOEF; i++) shared.table.v[i][e % T::V][e / T::V] = k.v[i];
+            for (int i = 0; i < BN_NCOEF; i++) shared.table.v[i][e % T::V][e / T::V] = k.v[i];
         }
         __syncthreads();
     }
@@ -85,12 +85,12 @@ template <template <class, class> class Pass, class T, class Walk> DEVICE void s
     Walk walk(a);
     Pass<T, Walk> pass(a, shared);
     const Units units(a, walk.worker(), walk.workers());
-    if (a.phases & BN_FIRST)
+    if (a.phases & BN_REDUCTION)
         for (long long u = units.first; u < units.last; u++) {
             walk.enter(u);
-            pass.first(walk, kept, u, u - units.first);
+            pass.reduction(walk, kept, u, u - units.first);
         }
-    if (a.phases & BN_FIRST && a.phases & BN_MERGE) grid_barrier(a.barrier);
+    if (a.phases & BN_REDUCTION && a.phases & BN_MERGE) grid_barrier(a.barrier);
     if (a.phases & BN_MERGE) {
         const long long warp = (long long)blockIdx.x * BN_WARPS + threadIdx.x / 32;
         if (a.partials <= 16 * 32) /* enough for a warp; more of them call for all warps of a block */
@@ -98,11 +98,11 @@ template <template <class, class> class Pass, class T, class Walk> DEVICE void s
         else
             for (long long c = blockIdx.x; c < a.channels; c += gridDim.x) pass.merge(Block{shared.space}, c);
     }
-    if (a.phases & BN_MERGE && a.phases & BN_SECOND) grid_barrier(a.barrier);
-    if (a.phases & BN_SECOND)
+    if (a.phases & BN_MERGE && a.phases & BN_ELEMENTWISE) grid_barrier(a.barrier);
+    if (a.phases & BN_ELEMENTWISE)
         for (long long u = units.last; u-- > units.first;) {
             walk.enter(u);
-            pass.second(walk, kept, u - units.first);
+            pass.elementwise(walk, kept, u - units.first);
         }
 }
 
@@ -111,7 +111,7 @@ template <template <class, class> class Pass, class T, class Walk> DEVICE void s
 
 /* Two blocks on a multiprocessor: up to 128 registers for each thread. */
 #define BN_LAYOUT(name, layout, Pass, Walk, bytes)                                                             \
-    static_assert(sizeof(Pass<BN_DTYPE, Walk<BN_DTYPE>>::Memory) == bytes, "_cuda_plan.py has another size");    \
+    static_assert(sizeof(Pass<BN_DTYPE, Walk<BN_DTYPE>>::Memory) == bytes, "plan.py has another size");    \
     extern "C" __global__ void __launch_bounds__(BN_THREADS, 2) BN_PASTE(name, layout, BN_DTYPE)(const Args a) \
     {                                                                                                          \
         sweep<Pass, BN_DTYPE, Walk<BN_DTYPE>>(a);                                                              \

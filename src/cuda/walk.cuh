@@ -1,10 +1,10 @@
 /* How the slots of an array are shared out.
  *
- * A unit is what one worker sums at a time: a part of one channel for a warp (channels first), or a part of the rows of
- * some columns for a block (channels last). A worker takes adjacent units; in each, `steps` times BN_UNROLL slots for
- * each thread, of which a pass has U (its UNROLL, a divisor of BN_UNROLL) under way at a time. The second sweep goes
- * from the last slot to the first, so that what the first read last is read again first, while it is in cache; what it
- * read first is kept on chip (Kept).
+ * A unit is what one worker sums at a time: a segment of one channel for a warp (channels first), or a segment of the
+ * rows of a panel, which is some columns, for a block (channels last). A worker takes adjacent units; in each, `steps`
+ * times BN_UNROLL slots for each thread, of which a pass has U (its UNROLL, a divisor of BN_UNROLL) under way at a
+ * time: a bundle. The elementwise sweep goes from the last slot to the first, so that what the reduction read last is
+ * read again first, while it is in cache; what it read first is kept on chip (Kept).
  *
  * Slots lie at 16-byte boundaries of memory; `offset` elements of the first one lie before the array.
  */
@@ -44,9 +44,9 @@ template <class T> struct Rows {
 
     DEVICE void enter(long long unit)
     {
-        channel = unit / a.parts;
-        const long long first = (unit - channel * a.parts) * a.part, slots = a.rows * a.row_slots;
-        n = slots - first < a.part ? slots - first : a.part;
+        channel = unit / a.segments;
+        const long long first = (unit - channel * a.segments) * a.segment, slots = a.rows * a.row_slots;
+        n = slots - first < a.segment ? slots - first : a.segment;
         row = first / a.row_slots;
         begin = first - row * a.row_slots;
     }
@@ -92,7 +92,7 @@ template <class T> struct Rows {
 template <class T> struct Columns {
     enum { CHANNELS = T::V };
     const Args &a;
-    long long group, part, column;
+    long long panel, segment, column;
     int line;
 
     DEVICE Columns(const Args &args) : a(args) {}
@@ -102,9 +102,9 @@ template <class T> struct Columns {
     DEVICE void enter(long long unit)
     {
         const int columns = (int)a.columns;
-        group = unit / a.parts;
-        part = unit - group * a.parts;
-        column = group * columns + threadIdx.x % columns;
+        panel = unit / a.segments;
+        segment = unit - panel * a.segments;
+        column = panel * columns + threadIdx.x % columns;
         line = threadIdx.x / columns;
         if (line >= a.lines || column >= a.row_slots) line = -1; /* idle */
     }
@@ -112,8 +112,8 @@ template <class T> struct Columns {
     DEVICE Slot slot(int number) const
     {
         const int i = number * (int)a.lines + line;
-        const long long row = part * a.part + i;
-        if (line < 0 || i >= a.part || row >= a.rows) return Slot{0, 0, 0};
+        const long long row = segment * a.segment + i;
+        if (line < 0 || i >= a.segment || row >= a.rows) return Slot{0, 0, 0};
         const long long at = (row * a.row_slots + column) * T::V - a.offset, hi = a.size - at;
         return Slot{at, (int)(at < 0 ? -at : 0), (int)(hi < 0 ? 0 : hi < T::V ? hi : T::V)};
     }
@@ -130,26 +130,26 @@ template <class T> struct Columns {
             const Args &a = walk.a;
             const int lines = (int)a.lines, i = number * lines + walk.line, end = i + (U - 1) * lines;
             pitch = a.lines * a.row_slots * T::V;
-            first = ((walk.part * a.part + i) * a.row_slots + walk.column) * T::V - a.offset;
-            whole = walk.line >= 0 && end < a.part && walk.part * a.part + end < a.rows && first >= 0 &&
+            first = ((walk.segment * a.segment + i) * a.row_slots + walk.column) * T::V - a.offset;
+            whole = walk.line >= 0 && end < a.segment && walk.segment * a.segment + end < a.rows && first >= 0 &&
                     first + (U - 1) * pitch + T::V <= a.size;
         }
         DEVICE Slot at(int k) const { return whole ? Slot{first + k * pitch, 0, T::V} : walk.slot(number + k); }
     };
 
-    /* The channel of element e of the group. */
+    /* The channel of element e of the panel. */
     DEVICE long long channel(int e) const
     {
-        const long long width = a.channels * a.inner, c = (group * a.columns * T::V + e - a.offset) % width;
+        const long long width = a.channels * a.inner, c = (panel * a.columns * T::V + e - a.offset) % width;
         return (c < 0 ? c + width : c) / a.inner;
     }
 
-    DEVICE bool inside(int e) const { return group * a.columns * T::V + e < a.row_slots * T::V; }
+    DEVICE bool inside(int e) const { return panel * a.columns * T::V + e < a.row_slots * T::V; }
 
-    /* The partials lie in the order of (part, element of the row). */
+    /* The partials lie in the order of (segment, element of the row). */
     DEVICE long long partial(long long, int e) const
     {
-        return part * a.row_slots * T::V + group * a.columns * T::V + e;
+        return segment * a.row_slots * T::V + panel * a.columns * T::V + e;
     }
     static DEVICE long long partial_of(const Args &a, long long c, long long i)
     {
@@ -158,7 +158,7 @@ template <class T> struct Columns {
     }
 };
 
-/* A thread's own groups of slots at the beginning of its sweep, in shared memory: `keep` slots, whole groups. */
+/* A thread's own bundles at the beginning of its sweep, in shared memory: `keep` slots, whole bundles. */
 struct Kept {
     uint4 *space;
     int keep;
@@ -170,13 +170,13 @@ struct Kept {
     }
 };
 
-/* U slots of a thread from number i of a unit on, the same in both sweeps. */
-template <class T, class Walk, int U> struct Group {
+/* U slots of a thread from number i of a unit on, under way together, and the same in both sweeps. */
+template <class T, class Walk, int U> struct Bundle {
     const typename Walk::template Slots<U> slots;
     int ordinal;
 
     /* `unit` counts the worker's own. Past 2^31 slots of a thread nothing is kept any more. */
-    DEVICE Group(const Args &a, const Walk &walk, long long unit, int i) : slots(walk, i)
+    DEVICE Bundle(const Args &a, const Walk &walk, long long unit, int i) : slots(walk, i)
     {
         const long long before = unit * a.steps * BN_UNROLL + i;
         ordinal = before >> 30 ? 1 << 30 : (int)before;
@@ -210,7 +210,7 @@ template <class T, class Walk, int U> struct Group {
         }
     }
 
-    /* For the second sweep, as far as there is space. */
+    /* For the elementwise sweep, as far as there is space. */
     DEVICE void keep(const Kept &kept, int operand, const uint4 (&q)[U]) const
     {
         if (!kept.has(ordinal)) return;

@@ -2,9 +2,9 @@
 #ifndef BN_VECTOR_H
 #define BN_VECTOR_H
 
+#include "dtypes.h"
 #include <stdint.h>
 
-enum { BN_F32, BN_F64, BN_F16, BN_BF16, BN_NTYPE };
 
 typedef struct bn_vector {
     char *data;     /* NULL: not given */

@@ -221,21 +221,8 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
     return (unsigned long long)((unsigned __int128)a * b >> 64);
 }
 
-/* float16, by the rules of IEEE 754: exact, and to nearest even. */
-static inline float float_of_half(unsigned short h)
-{
-    const int e = h >> 10 & 31, m = h & 1023;
-    const float v = e == 31 ? (m ? NAN : INFINITY) : e ? ldexpf(1024 + m, e - 25) : ldexpf(m, -24);
-    return h & 0x8000 ? -v : v;
-}
-static inline unsigned short half_of_float(float v)
-{
-    const unsigned short sign = __float_as_uint(v) >> 16 & 0x8000;
-    const float a = fabsf(v);
-    int e;
-    if (a != a) return 0x7fff;
-    if (a >= 65520) return sign | 0x7c00;
-    if (a < 0x1p-14f) return sign | (unsigned short)lrintf(ldexpf(a, 24)); /* subnormal, or up to the smallest normal */
-    frexpf(a, &e); /* a = m 2^e, 1/2 <= m < 1 */
-    return sign | (unsigned short)(((e + 14) << 10) + ((int)lrintf(ldexpf(a, 11 - e)) - 1024));
-}
+/* float16 as the device's instructions convert it; src/formulas.h, which the kernels bring along, has the rules. */
+inline float float16_to_float(unsigned short);
+inline unsigned short float_to_float16(float);
+static inline float float_of_half(unsigned short h) { return float16_to_float(h); }
+static inline unsigned short half_of_float(float v) { return v != v ? 0x7fff : float_to_float16(v); }

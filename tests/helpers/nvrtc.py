@@ -5,9 +5,9 @@ Looked for in the `nvidia` packages of this environment (nvidia-cuda-nvrtc-cu12,
 """
 
 import ctypes
+import importlib.util
 import re
 import subprocess
-import sysconfig
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +22,9 @@ class Resources(NamedTuple):
 
 
 def _find(pattern):
-    roots = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    found = sorted(path for root in roots for path in Path(root).glob(f"nvidia/*/{pattern}"))
+    packages = importlib.util.find_spec("nvidia")
+    roots = packages.submodule_search_locations if packages else ()
+    found = sorted(path for root in roots for path in Path(root).glob(f"*/{pattern}"))
     return found[0] if found else None
 
 

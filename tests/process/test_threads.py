@@ -1,8 +1,10 @@
 """How many threads: the setting, the context manager, and the four limits from outside."""
 
+import asyncio
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,6 +53,201 @@ def test_setting_is_seen_by_other_python_threads():
     worker.start()
     worker.join()
     assert seen == [6]
+
+
+# ---------------------------------------------------------------- contexts
+
+
+def in_steps(*bodies):
+    """Generators side by side, each in a Python thread of its own; all go from one `yield` to the next together."""
+    meeting = threading.Barrier(len(bodies), timeout=60)
+
+    def run(body):
+        for _ in body:
+            meeting.wait()
+
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        for done in [pool.submit(run, body) for body in bodies]:
+            done.result()
+
+
+def block(n, outside, begin, end):
+    """A block from step `begin` to step `end` of four."""
+    inside = bnkern.threads(n)
+    for step in range(4):
+        if step == begin:
+            inside.__enter__()
+        if step == end:
+            inside.__exit__()
+        assert bnkern.get_num_threads() == (n if begin <= step < end else outside)
+        yield
+
+
+def test_overlapping_blocks_of_two_threads_leave_nothing_behind():
+    bnkern.set_num_threads(3)
+    in_steps(block(5, 3, begin=0, end=2), block(2, 3, begin=1, end=3))
+    assert bnkern.get_num_threads() == 3
+    assert _threads.why()[-1] == ("set_num_threads", 3)
+
+
+def test_one_block_shared_by_two_threads():
+    bnkern.set_num_threads(3)
+    shared = bnkern.threads(5)
+
+    def enter(late):
+        if late:
+            yield
+        with shared:
+            yield
+            assert bnkern.get_num_threads() == 5
+        assert bnkern.get_num_threads() == 3
+        if not late:
+            yield
+
+    in_steps(enter(late=False), enter(late=True))
+    assert bnkern.get_num_threads() == 3
+
+
+def test_overlapping_blocks_of_asyncio_tasks_leave_nothing_behind():
+    async def main():
+        entered, left = asyncio.Event(), asyncio.Event()
+
+        async def first():
+            with bnkern.threads(5):
+                entered.set()
+                await left.wait()
+                assert bnkern.get_num_threads() == 5
+            assert bnkern.get_num_threads() == 3
+
+        async def second():
+            await entered.wait()
+            with bnkern.threads(2):
+                assert bnkern.get_num_threads() == 2
+            assert bnkern.get_num_threads() == 3
+            left.set()
+
+        await asyncio.gather(first(), second())
+        assert bnkern.get_num_threads() == 3
+
+    bnkern.set_num_threads(3)
+    asyncio.run(main())
+    assert bnkern.get_num_threads() == 3
+
+
+def test_blocks_that_end_in_the_order_in_which_they_began():
+    bnkern.set_num_threads(3)
+    first, second = bnkern.threads(5), bnkern.threads(2)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__()
+    assert bnkern.get_num_threads() == 2
+    second.__exit__()
+    assert bnkern.get_num_threads() == 3
+
+
+def test_setting_the_number_inside_a_block_is_for_outside():
+    bnkern.set_num_threads(3)
+    with bnkern.threads(5):
+        bnkern.set_num_threads(2)
+        assert bnkern.get_num_threads() == 5
+        assert _threads.why()[-2:] == [("set_num_threads", 2), ("threads", 5)]
+    assert bnkern.get_num_threads() == 2
+
+
+# ---------------------------------------------------------------- threadpoolctl
+
+TOLD = """
+def ours():
+    (pool,) = [p for p in threadpoolctl.threadpool_info() if p["internal_api"] == "bnkern"]
+    return pool
+
+assert "threadpoolctl" in sys.modules
+assert ours()["num_threads"] == bnkern.get_num_threads(), ours()
+assert ours()["version"] == bnkern.__version__
+bnkern.set_num_threads(3)
+with threadpoolctl.threadpool_limits(1):
+    assert bnkern.get_num_threads() == 1 == ours()["num_threads"]
+    with bnkern.threads(4):
+        assert bnkern.get_num_threads() == 4
+        with threadpoolctl.threadpool_limits(2, user_api="openmp"):
+            assert bnkern.get_num_threads() == 2
+        assert bnkern.get_num_threads() == 4
+    assert bnkern.get_num_threads() == 1
+    y = bnkern.batch_stats(np.ones((64, 8, 40, 40), np.float32))
+assert bnkern.get_num_threads() == 3
+with threadpoolctl.threadpool_limits(1, user_api="blas"):
+    assert bnkern.get_num_threads() == 3
+assert not bnkern._threads._here.get(), "a limit left something behind"
+threadpoolctl.threadpool_limits(10**6)
+assert bnkern.get_num_threads() == 512
+threadpoolctl.threadpool_limits(1)  # called, not entered: until another word
+assert bnkern.get_num_threads() == 1
+assert bnkern._threads.why()[-1] == ("threadpoolctl", 1)
+bnkern.set_num_threads(2)
+assert bnkern.get_num_threads() == 2
+assert not any(type(finder).__module__ == "bnkern._threadpoolctl" for finder in sys.meta_path)
+"""
+
+IMPORTS = {
+    "threadpoolctl first": "import threadpoolctl, bnkern",
+    "bnkern first": "import bnkern; assert 'threadpoolctl' not in sys.modules; import threadpoolctl",
+    "looked for, then imported": """
+import bnkern, importlib.util
+spec = importlib.util.find_spec("threadpoolctl")
+assert spec.origin and "threadpoolctl" not in sys.modules
+import threadpoolctl
+assert threadpoolctl.__spec__.loader is threadpoolctl.__loader__
+assert "exec_module" not in vars(threadpoolctl.__loader__)
+""",
+    "through scikit-learn's door": "import bnkern; from threadpoolctl import threadpool_limits; import threadpoolctl",
+}
+
+
+@pytest.mark.parametrize("order", IMPORTS)
+def test_threadpoolctl_sees_and_limits_it(python, order):
+    pytest.importorskip("threadpoolctl")
+    python(f"import sys\nimport numpy as np\n{IMPORTS[order]}\n{TOLD}")
+
+
+def test_overlapping_limits_of_two_threads_leave_nothing_behind():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def limited(late):
+        if late:
+            yield
+        with threadpoolctl.threadpool_limits(1, user_api="openmp"):
+            yield
+            yield
+            assert bnkern.get_num_threads() == 1
+        assert bnkern.get_num_threads() == 3
+        if not late:
+            yield
+
+    bnkern.set_num_threads(3)
+    in_steps(limited(late=False), limited(late=True))
+    assert bnkern.get_num_threads() == 3
+
+
+def test_without_threadpoolctl_and_with_an_old_one(python):
+    """An import that fails stays an ImportError; one that knows no controllers of others is left alone."""
+    python("""
+import sys, bnkern
+sys.path[:] = []
+sys.path_importer_cache.clear()
+try:
+    import threadpoolctl
+except ModuleNotFoundError as error:
+    assert error.name == "threadpoolctl"
+else:
+    raise SystemExit("found?")
+""")
+    python("""
+import pathlib, sys, bnkern
+pathlib.Path("threadpoolctl.py").write_text("LibController = object")
+sys.path.insert(0, "")
+import threadpoolctl
+assert threadpoolctl.LibController is object
+""")
 
 
 # ---------------------------------------------------------------- the default

@@ -8,7 +8,7 @@ from helpers import emulator, nvrtc
 from bnkern.backends._cuda_source import ITEMSIZE, options, source
 
 ARCHITECTURES = [70, 80, 90, 100]
-KERNELS = [(name, dtype) for name in ("forward", "backward") for dtype in ITEMSIZE] + [("running", None)]
+KERNELS = [(name, dtype) for name in ("forward", "backward") for dtype in ITEMSIZE] + [("vectors", None)]
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_compiles_without_spills(compiler, tmp_path, record_property, arch, name
     """By NVRTC as CuPy does it; where ptxas is there too, it tells what a kernel takes of the chip."""
     if arch not in nvrtc.architectures():
         pytest.skip(f"this NVRTC does not know sm_{arch}")
-    expected = {f"bn_{name}_{layout}_{dtype}" for layout in ("cf", "cl")} if dtype else {f"bn_{name}"}
+    expected = {f"bn_{name}_{layout}_{dtype}" for layout in ("cf", "cl")} if dtype else {"bn_ema_update", "bn_cast"}
     if nvrtc.assembler() is None:
         cubin = nvrtc.compile(source(name), options(dtype), arch)
         assert all(kernel.encode() in cubin for kernel in expected)
@@ -38,7 +38,7 @@ def test_compiles_without_spills(compiler, tmp_path, record_property, arch, name
 
 def test_the_cubin_itself(compiler):
     """Without PTX and ptxas in between."""
-    assert b"bn_running" in nvrtc.compile(source("running"), options(None), 90)
+    assert b"bn_cast" in nvrtc.compile(source("vectors"), options(None), 90)
 
 
 def test_an_error_is_the_compilers(compiler):

@@ -8,9 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bnkern.backends._cuda_plan import (
-    FIRST,
+    ELEMENTWISE,
     MERGE,
-    SECOND,
+    REDUCTION,
     THREADS,
     WARPS,
     Limits,
@@ -20,7 +20,7 @@ from bnkern.backends._cuda_plan import (
     shared_bytes,
 )  # fmt: skip
 
-ALL = FIRST | MERGE | SECOND
+ALL = REDUCTION | MERGE | ELEMENTWISE
 H100_LIKE = Limits(blocks=2 * 132, shared=112 * 1024, cooperative=True)
 SHAPES = Path(__file__).parents[3] / "benchmarks" / "shapes.txt"
 sizes = st.integers(1, 2**20)
@@ -55,20 +55,20 @@ def test_every_slot_has_its_unit(outer, channels, inner, itemsize, offset):
     assert g.size == outer * channels * inner
     if g.layout == "cf":
         assert g.row_slots * v >= inner
-        assert g.parts * g.part >= g.rows * g.row_slots > (g.parts - 1) * g.part
-        assert g.units == channels * g.parts
-        assert g.steps * 4 * 32 == g.part
-        assert g.partials == g.parts
+        assert g.segments * g.segment >= g.rows * g.row_slots > (g.segments - 1) * g.segment
+        assert g.units == channels * g.segments
+        assert g.steps * 4 * 32 == g.segment
+        assert g.partials == g.segments
     else:
         width = channels * inner
         assert g.row_slots * v % width == 0
         assert g.rows * g.row_slots * v >= offset + g.size
-        assert g.parts * g.part >= g.rows > (g.parts - 1) * g.part
+        assert g.segments * g.segment >= g.rows > (g.segments - 1) * g.segment
         assert g.columns * g.lines <= THREADS
-        assert g.steps * 4 * g.lines == g.part
-        assert g.partials * channels == g.parts * g.row_slots * v
-    assert g.part < 2**31
-    for phases in (FIRST, FIRST | MERGE, ALL, SECOND):
+        assert g.steps * 4 * g.lines == g.segment
+        assert g.partials * channels == g.segments * g.row_slots * v
+    assert g.segment < 2**31
+    for phases in (REDUCTION, REDUCTION | MERGE, ALL, ELEMENTWISE):
         for step in launches(g, phases, 2, shared_bytes(g.layout, itemsize), H100_LIKE):
             assert 1 <= step.grid < 2**31
             assert step.shared <= H100_LIKE.shared
@@ -110,5 +110,5 @@ def test_what_fits_is_kept_on_chip():
 
 def test_without_a_barrier_there_are_three_launches():
     steps = launches(geometry(2, 3, 64, 4, 0), ALL, 1, 128, H100_LIKE._replace(cooperative=False))
-    assert [s.phases for s in steps] == [FIRST, MERGE, SECOND]
+    assert [s.phases for s in steps] == [REDUCTION, MERGE, ELEMENTWISE]
     assert not any(s.cooperative or s.keep for s in steps)
