@@ -2,7 +2,7 @@
 
 import sys
 
-from bnkern._cli import main
+from bnkern.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,55 +1,83 @@
-"""Which backend a call goes to: the first that the array's kind names and that accepts it, remembered.
+"""Which engine a call goes to: the first that the kind of x names and that can work here, remembered.
 
-By type of x, or where that leaves open where x lives (PyTorch, JAX) by type and place. No framework is imported.
+By type of x and by where x lives. Arrays that the engine does not know are exported to it without a copy, and results
+wrapped as the user's kind. No framework is imported.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnkern._check import Problem
-from bnkern._kinds import kind_of, one_place, place
-from bnkern._types import Array
-from bnkern.backends import Backend, cpu
+from bnkern._call import Call, Results
+from bnkern._dtypes import Array
+from bnkern.arrays import kind_of, known_library
+from bnkern.arrays._base import Adapter
+from bnkern.engines import Engine, cpu, engine
 
-BACKENDS = ("cpu", "torch", "jax", "cuda", "dask", "generic")  # modules of bnkern.backends in order of preference
-
-_chosen: dict[Any, Backend] = {np.ndarray: cpu}  # by type, or by (type, place)
-
-
-def backend_of(x: Array) -> Backend:
-    """The backend for arrays like x, which a check has seen; TypeError with every reason when none takes it."""
-    found = _chosen.get(type(x))
-    return _by_place(x) if found is None else found
+_ndarray = np.ndarray
 
 
-def backend_for(p: Problem, x: Array) -> Backend:
-    """The backend for a call. Without elements it is `generic`: no kernel ever meets an empty array."""
-    return backend_of(x) if p.size else _backend("generic")
+class Route(NamedTuple):
+    """How arrays of one kind are computed with."""
+
+    name: str
+    engine: Engine
+    adapter: Adapter | None  # to the engine; None: it takes them as they are
+    refused: tuple[str, ...]  # engines that would have come first, each with the reason why it cannot work here
 
 
-def _by_place(x: Array) -> Backend:
-    key = type(x), place(x)
-    found = _chosen.get(key)
+_routes: dict[tuple[type, str], Route] = {}
+
+
+def run(call: Call) -> Results:
+    """Runs a checked call where it belongs. No kernel ever meets an empty array."""
+    if not call.problem.size:
+        return engine("array_api").run(call)
+    if type(call.x) is _ndarray:
+        return cpu.run(call)
+    route = route_of(call.x)
+    return route.engine.run(call) if route.adapter is None else _exported(call, route.engine, route.adapter)
+
+
+def route_of(x: Array) -> Route:
+    """The route of arrays like x, which a check has seen."""
+    key = type(x), known_library(x).place(x)
+    found = _routes.get(key)
     if found is None:
-        found = _chosen[type(x) if one_place(x) else key] = _first_to_accept(x)
+        found = _routes[key] = _find(x)
     return found
 
 
-def _first_to_accept(x: Array) -> Backend:
-    reasons = []
-    for name in BACKENDS:
-        backend = _backend(name)
-        reason = backend.accepts(x)
-        if reason is None and name in kind_of(x).backends:
-            return backend
-        reasons.append(f"{name}: {reason or 'not for this kind of array'}")
-    why = "; ".join(reasons)
-    raise TypeError(f"x: expected an array that a backend takes, got {type(x).__name__} ({why})")
+def _find(x: Array) -> Route:
+    row, refused = kind_of(x), []
+    for name in row.engines:
+        chosen = engine(name)
+        reason = chosen.missing()
+        if reason is None:
+            return Route(name, chosen, None if refused else row.adapter, tuple(refused))
+        refused.append(f"{name}: {reason}")
+    raise TypeError(f"x: expected an array that an engine takes, got {type(x).__name__} ({'; '.join(refused)})")
 
 
-def _backend(name: str) -> Backend:
-    return cast(Backend, import_module(f"bnkern.backends.{name}"))
+def _exported(call: Call, chosen: Engine, adapter: Adapter) -> Results:
+    """A call on memory of another library: exported, computed, wrapped. Where not all can be exported, `array_api`."""
+    operands = dict(call.operands())
+    if adapter.takes is not None and not all(map(adapter.takes, operands.values())):
+        return engine("array_api").run(call)
+    exported = call.replaced(**{name: adapter.export(a) for name, a in operands.items()})
+    if adapter.around is None:
+        results = chosen.run(exported)
+    else:
+        with adapter.around(call.x):
+            results = chosen.run(exported)
+    out, *rest = (None if result is None else adapter.wrap(result, call.x) for result in _but_out(results, call))
+    if call.out is not None:
+        adapter.mark_written(call.out)
+        out = call.out
+    return out, *rest  # type: ignore[return-value]
+
+
+def _but_out(results: Results, call: Call) -> tuple[Any, ...]:
+    return (None, *results[1:]) if call.out is not None else results

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bnkern._args import integer, real
+from bnkern.checks.numbers import integer, real
 from bnkern._native import memory as _memory
 
 FRACTION = 1 / 8  # of the memory there is: the limit unless the user sets one

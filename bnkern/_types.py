@@ -1,15 +1,20 @@
-"""The three small tuples in which results leave the library, and the name `Array` for what comes in."""
+"""The small tuples in which results leave the library."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-# NumPy, CuPy, PyTorch, JAX, Dask ...: whatever follows the array API standard. They share no static type.
-Array: TypeAlias = Any
+import numpy as np
+
+from bnkern import _vectors
+from bnkern._dtypes import Array
+from bnkern.checks import vectors as checks
 
 
 class BatchStats(NamedTuple):
     """Statistics of a batch, or of a part of one: one entry per channel, and how many values each stands for.
+
+    `a + b` is the merge of two parts (it does not join tuples), and `sum(parts)` that of many: as `merge_stats`.
 
     Attributes
     ----------
@@ -18,12 +23,21 @@ class BatchStats(NamedTuple):
     var : array of shape (C,), same dtype
         Population (biased) variance of each channel: the sum of squared deviations over `count`.
     count : int
-        Values per channel; 0 for a batch without elements, whose mean and var are zeros and mean nothing.
+        Values per channel; 0 for a batch without elements, whose mean and var are zeros and mean nothing. None beside
+        running statistics, as `batch_norm_vjp` returns them with training=False.
     """
 
     mean: Array
     var: Array
     count: int  # type: ignore[assignment]  # a tuple has a method of this name
+
+    def __add__(self, other: object) -> BatchStats:
+        if not isinstance(other, BatchStats):
+            return NotImplemented
+        return BatchStats(*_vectors.merge(checks.merge([self, other])))
+
+    def __radd__(self, other: object) -> BatchStats:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # sum() starts from 0
 
 
 class GradSums(NamedTuple):
@@ -45,7 +59,8 @@ class GradSums(NamedTuple):
     def __add__(self, other: object) -> GradSums:
         if not isinstance(other, GradSums):
             return NotImplemented
-        return GradSums(self.sum_dy + other.sum_dy, self.sum_dy_xhat + other.sum_dy_xhat)
+        with np.errstate(all="ignore"):  # Inf and -Inf give NaN in their channel, silently
+            return GradSums(self.sum_dy + other.sum_dy, self.sum_dy_xhat + other.sum_dy_xhat)
 
     def __radd__(self, other: object) -> GradSums:
         return self if isinstance(other, int) and other == 0 else NotImplemented  # sum() starts from 0

@@ -2,9 +2,9 @@
 #ifndef BN_VECTOR_H
 #define BN_VECTOR_H
 
-#include "dtypes.h"
 #include <stdint.h>
 
+#include "dtypes.h"
 
 typedef struct bn_vector {
     char *data;     /* NULL: not given */

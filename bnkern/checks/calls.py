@@ -1,0 +1,120 @@
+"""The check of a whole call on x, one function for each kind of call; what they settle goes into the Call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bnkern._call import Call
+from bnkern._words import describe
+from bnkern.arrays.memory import shared
+from bnkern.checks import operands
+from bnkern.checks.numbers import count
+from bnkern.checks.parameters import correction_below, gradients, momentum_factor, switch
+from bnkern.checks.problem import problem as problem  # noqa: PLC0414  # so that a caller needs this module alone
+
+_INFERENCE = ("running_mean", "running_var", "weight", "bias")
+_TRAIN = ("weight", "bias", "running_mean", "running_var")
+_BACKWARD = ("stats.mean", "stats.var", "weight", "bias")
+_APPLY = ("stats.mean", "stats.var", "sums.sum_dy", "sums.sum_dy_xhat", "weight", "bias")
+
+
+def inference(call: Call) -> None:
+    operands.vectors(call, _INFERENCE, 2, call.mean, call.var, call.weight, call.bias)
+    if call.residual is not None:
+        operands.like_x(call, "residual", call.residual)
+    if call.out is not None:
+        vectors = {"running_mean": call.mean, "running_var": call.var, "weight": call.weight, "bias": call.bias}
+        operands.output(call, {"x": call.x, "residual": call.residual}, vectors)
+
+
+def train(
+    call: Call, running_mean: Any, running_var: Any, momentum: Any, num_batches: Any, correction: Any
+) -> tuple[float, float]:
+    """Returns the momentum as a number even where it is None, and the correction as a float."""
+    p = call.problem
+    if p.eps == 0.0:
+        raise ValueError("eps: expected a number > 0 in training, where a variance may be 0, got 0")
+    if p.count == 1:
+        raise ValueError(
+            "x: expected more than one value per channel in training, where a single one has variance 0, "
+            f"got shape {p.shape} with axis={p.axis}; give a larger batch, or use batch_norm_inference"
+        )
+    operands.vectors(call, _TRAIN, 0, call.weight, call.bias, running_mean, running_var)
+    factor, correction = momentum_factor(momentum, num_batches), correction_below(correction, p.count)
+    if call.residual is not None:
+        operands.like_x(call, "residual", call.residual)
+    if call.out is not None:
+        vectors = {"weight": call.weight, "bias": call.bias}
+        operands.output(call, {"x": call.x, "residual": call.residual}, vectors)
+    if running_mean is not None or running_var is not None:
+        operands.running(call, running_mean, running_var)
+    return factor, correction
+
+
+def backward(call: Call, stats: Any, frozen: Any, needs: Any) -> None:
+    p = call.problem
+    call.mean, call.var, number = operands.statistics(stats)
+    operands.vectors(call, _BACKWARD, 2, call.mean, call.var, call.weight, call.bias)
+    operands.like_x(call, "dy", call.dy)
+    fixed = switch("frozen", frozen)
+    if not fixed and (type(number) is not int or number != p.count):
+        _count_of(p.count, number)
+    call.wants(gradients(needs), fixed)
+    if call.y is not None:
+        operands.like_x(call, "y", call.y)
+    elif call.dresidual:
+        raise ValueError("y: expected the forward's y, whose sign the gradient of residual needs, got None")
+    if call.out is not None:
+        if "x" not in call.needs:
+            raise ValueError("out: expected None without 'x' in needs (out is for dx), got an array")
+        vectors = {"stats.mean": call.mean, "stats.var": call.var, "weight": call.weight, "bias": call.bias}
+        operands.output(call, {"dy": call.dy, "x": call.x, "y": call.y}, vectors)
+        if "residual" in call.needs and not call.dresidual and shared(call.out, call.dy):
+            raise ValueError("out: expected memory apart from dy, which is to be dresidual too, got dy's")
+
+
+def _count_of(expected: int, number: Any) -> None:
+    """The count that came with statistics is that of x. A count that JAX traces has no value to compare."""
+    if type(number).__name__.endswith("Tracer"):
+        return
+    got = count("stats.count", number, "; running statistics have none: frozen=True" if number is None else "")
+    if got != expected:
+        raise ValueError(
+            f"stats.count: expected {expected}, the values per channel of x, got {got}; "
+            "for a part of a batch use backward_reduce and backward_apply, for running statistics frozen=True"
+        )
+
+
+def reduce(call: Call, stats: Any) -> None:
+    call.mean, call.var, number = operands.statistics(stats)
+    operands.vectors(call, _BACKWARD, 2, call.mean, call.var, call.weight, call.bias)
+    _count_of_whole(call, number)
+    operands.like_x(call, "dy", call.dy)
+    if call.y is not None:
+        operands.like_x(call, "y", call.y)
+
+
+def apply(call: Call, stats: Any, sums: Any) -> None:
+    call.mean, call.var, number = operands.statistics(stats)
+    if not isinstance(sums, (tuple, list)):
+        raise TypeError(f"sums: expected GradSums(sum_dy, sum_dy_xhat), got {describe(sums)}")
+    if len(sums) != 2:
+        raise ValueError(f"sums: expected two entries (sum_dy, sum_dy_xhat), got {len(sums)}")
+    call.sum_dy, call.sum_dy_xhat = sums
+    vectors = (call.mean, call.var, call.sum_dy, call.sum_dy_xhat, call.weight, call.bias)
+    operands.vectors(call, _APPLY, 4, *vectors)
+    call.count = _count_of_whole(call, number)
+    call.needs = frozenset("x")
+    operands.like_x(call, "dy", call.dy)
+    if call.y is not None:
+        operands.like_x(call, "y", call.y)
+    if call.out is not None:
+        named = dict(zip(_APPLY, vectors, strict=True))
+        operands.output(call, {"dy": call.dy, "x": call.x, "y": call.y}, named)
+
+
+def _count_of_whole(call: Call, given: Any) -> int:
+    whole, part = count("stats.count", given), call.problem.count
+    if whole < part:
+        raise ValueError(f"stats.count: expected at least {part}, the values per channel of this part, got {whole}")
+    return whole

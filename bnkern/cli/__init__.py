@@ -1,0 +1,1 @@
+"""The console command `bnkern`: `main` has the table of its subcommands."""

@@ -1,0 +1,105 @@
+"""Numbers per channel: statistics merged, running ones updated, a normalisation folded. One formula for all libraries.
+
+Arrays in CPU memory, of whatever library, come here as NumPy's (`NUMPY`), so that their results are the same bits; all
+others in their own namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bnkern._dtypes import Array, native
+from bnkern._native import vectors as _native
+
+Part = tuple[Array, Array, int]  # mean, variance, count
+
+
+class Arithmetic(NamedTuple):
+    """What the formulas are computed with."""
+
+    xp: Any  # the namespace
+    wide: Callable[[Array], Array]  # as float64, or the widest that there is; always a new array
+    cast: Callable[[Array, Any], Array]  # to a dtype: rounded once, Inf where it is too large
+
+
+def _cast(a: np.ndarray, dtype: Any) -> np.ndarray:
+    """By the kernels' conversions, whatever the calling thread's floating-point mode is."""
+    flat = _native.cast(a.reshape(-1), np.dtype(dtype))
+    return flat.reshape(a.shape)
+
+
+NUMPY = Arithmetic(np, lambda a: _cast(a, np.float64), _cast)
+
+
+def merge(by: Arithmetic, parts: list[Part]) -> Part:
+    """Mean, variance and count of all values that the parts stand for: Chan, Golub and LeVeque (1983).
+
+    Means are compared with the first part's, so that what all parts have in common never enters a rounding. Parts
+    without values are skipped, whatever their mean and var hold.
+    """
+    full = [part for part in parts if part[2]]
+    total = sum(n for _, _, n in full)
+    if not full:
+        zeros = by.xp.zeros_like(by.wide(parts[0][0]))
+        return zeros, by.xp.zeros_like(zeros), 0
+    if len(full) == 1:  # not n * var / n, which rounds
+        return by.wide(full[0][0]), by.wide(full[0][1]), total
+
+    with np.errstate(all="ignore"):  # NaN and Inf stay in their channel, silently
+        means = [by.wide(mean) for mean, _, _ in full]
+        counts = [float(n) for _, _, n in full]
+        pivot = means[0]
+        mean = pivot + sum(n * (m - pivot) for n, m in zip(counts, means, strict=True)) / float(total)
+        m2 = sum(
+            n * (by.wide(var) + (m - mean) ** 2) for n, m, (_, var, _) in zip(counts, means, full, strict=True)
+        )
+        return mean, m2 / float(total), total
+
+
+def ema(by: Arithmetic, running: Array, value: Array, momentum: float, scale: float) -> Array:
+    """A new array: (1 - momentum) * running + momentum * (value * scale), rounded once."""
+    with np.errstate(all="ignore"):  # what is too large for a float32 buffer is Inf there, silently
+        new = (1.0 - momentum) * by.wide(running) + momentum * (by.wide(value) * scale)
+        return by.cast(new, native(running.dtype))
+
+
+def fold(
+    by: Arithmetic, conv_weight: Array, conv_bias: Array | None, mean: Array, var: Array, weight: Array | None,
+    bias: Array | None, eps: float, axis: int, groups: int,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Inference batch normalisation in the linear operation before it: arXiv 1502.03167, end of section 3.1.
+
+    With s = weight / sqrt(running_var + eps), batch_norm(conv(x)) is a convolution again, whose weight is W * s (per
+    output channel) and whose bias is (conv_bias - running_mean) * s + bias.
+    """
+    with np.errstate(all="ignore"):
+        scale = 1.0 / by.xp.sqrt(by.wide(var) + eps)
+        if weight is not None:
+            scale = by.wide(weight) * scale
+        shift = -by.wide(mean)
+        if conv_bias is not None:
+            shift = by.wide(conv_bias) + shift
+        shift = shift * scale
+        if bias is not None:
+            shift = shift + by.wide(bias)
+        folded = _scaled(by.xp, by.wide(conv_weight), scale, axis, groups)
+        dtype = native(conv_weight.dtype)
+        return by.cast(folded, dtype), by.cast(shift, dtype)
+
+
+def _scaled(xp: Any, w: Array, scale: Array, axis: int, groups: int) -> Array:
+    """Each output channel of w times its scale."""
+    shape = tuple(w.shape)
+    rest = (1,) * (len(shape) - 2)
+    if axis == 1 and groups > 1:
+        # A transposed convolution's weight is (in, out / groups, ...): output channel c of group g meets only
+        # the g-th slice of the inputs.
+        grouped = xp.reshape(w, (groups, shape[0] // groups, *shape[1:]))
+        factors = xp.reshape(scale, (groups, 1, shape[1], *rest))
+        return xp.reshape(grouped * factors, shape)
+    along = [1] * len(shape)
+    along[axis] = shape[axis]
+    return w * xp.reshape(scale, tuple(along))
