@@ -3,13 +3,17 @@
 Each test has a process of its own, and a time limit that is a guard against hanging and nothing else.
 """
 
+import importlib
+import pkgutil
 import shutil
 import subprocess
 
 import pytest
 from helpers import support
 
-from bnkern._native import driver
+import bnkern._native
+
+NATIVE = [m.name for m in pkgutil.iter_modules(bnkern._native.__path__)]
 
 pytestmark = support.linux_only
 
@@ -209,13 +213,13 @@ def test_memory_error_leaves_everything_as_it_was(python):
 
 
 @support.skip_sanitised
-def test_the_extension_exports_its_init_function_alone():
+@pytest.mark.parametrize("name", NATIVE)
+def test_an_extension_exports_its_init_function_alone(name):
     if shutil.which("nm") is None:
         pytest.skip("nm is not installed")
-    lines = subprocess.run(
-        ["nm", "-D", "--defined-only", driver.__file__], capture_output=True, text=True, check=True
-    )
-    assert [line.split()[-1] for line in lines.stdout.splitlines()] == ["PyInit__cpu"]
+    file = importlib.import_module(f"bnkern._native.{name}").__file__
+    lines = subprocess.run(["nm", "-D", "--defined-only", file], capture_output=True, text=True, check=True)
+    assert [line.split()[-1] for line in lines.stdout.splitlines()] == [f"PyInit_{name}"]
 
 
 def test_the_runtimes_own_settings_are_not_changed(python):
