@@ -18,7 +18,7 @@ from bnkern._args import DTYPES, dtype_name
 from bnkern._check import Problem
 from bnkern._types import Array
 from bnkern.backends import _cuda_launch
-from bnkern.backends._cuda_launch import ABSENT, Arrays, Formula, cupy
+from bnkern.backends._cuda_launch import ABSENT, Arrays, Formula, cupy, held
 from bnkern.backends._cuda_plan import ELEMENTWISE, MERGE, REDUCTION, SLOT, Geometry, geometry, normal_form, same_order
 
 Maybe = Array | None
@@ -142,7 +142,7 @@ def update_running(running: Array, value: Array, momentum: float, scale: float =
 def narrow(v: Array, dtype: Any) -> Array:
     """A vector in another dtype, rounded once; what is too large for it is Inf."""
     with _on_device_of(v):
-        result = cupy().empty(v.shape, dtype)
+        result = held(cupy().empty(v.shape, dtype))
         _cuda_launch.run_vectors("cast", _vector(result), _vector(v), v.size)
         return result
 
@@ -193,7 +193,7 @@ def _model(p: Problem, x: Array) -> tuple[Array, Geometry]:
 
 def _fresh(like: Array) -> Array:
     """New memory without gaps, in the order of `like`."""
-    return cupy().empty_like(like)
+    return held(cupy().empty_like(like))
 
 
 def _copy(a: Array, to: Array) -> Array:
@@ -221,7 +221,7 @@ def _deliver(result: Array, out: Maybe) -> Array:
 
 def _results(p: Problem) -> tuple[Array, Array]:
     empty = cupy().empty
-    return empty(p.vector, np.float64), empty(p.vector, np.float64)
+    return held(empty(p.vector, np.float64)), held(empty(p.vector, np.float64))
 
 
 def _at(a: Maybe) -> int:
