@@ -15,16 +15,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BN_POOL_LEAST (1 << 20) /* smaller blocks are never kept */
+#define BN_POOL_LEAST (1 << 20)  /* smaller blocks are never kept */
 #define BN_POOL_MOST (256 << 20) /* bytes kept at most, unless a limit is set */
 
 enum { BN_POOL_UNLIMITED = 0, BN_POOL_OFF = -1, BN_POOL_DEFAULT = -2 }; /* limits that are no number of bytes */
 
 typedef struct bn_pool_facts {
-    int64_t used, free;  /* bytes lent, bytes kept */
-    int64_t limit;       /* bytes that the two may be, or one of the above */
+    int64_t used, free; /* bytes lent, bytes kept */
+    int64_t limit;      /* bytes that the two may be, or one of the above */
     int64_t free_blocks;
-    int64_t largest;     /* bytes of the largest block lent so far */
+    int64_t largest; /* bytes of the largest block lent so far */
 } bn_pool_facts;
 
 void *bn_pool_malloc(void *context, size_t bytes);
