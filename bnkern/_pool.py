@@ -12,9 +12,9 @@ from pathlib import Path
 from bnkern.checks.numbers import integer, real
 from bnkern._native import memory as _memory
 
-FRACTION = 1 / 8  # of the memory there is: the limit unless the user sets one
+MOST = 256 << 20  # bytes kept unless the user sets a limit: BN_POOL_MOST of src/pool.h
 VARIABLE = "BNKERN_POOL"
-OFF = -1
+OFF, DEFAULT = -1, -2  # BN_POOL_OFF, BN_POOL_DEFAULT
 
 
 class MemoryPool:
@@ -47,8 +47,12 @@ class MemoryPool:
         _memory.pool_free_all()
 
     def get_limit(self) -> int:
-        """The most that `total_bytes` may be once a result has gone; 0 for no limit."""
-        return max(0, int(_memory.pool_state()[3]))
+        """The most that `total_bytes` may be once a result has gone; 0 for no limit.
+
+        Until one is set: the most that `free_bytes` may be, 256 MB.
+        """
+        limit = int(_memory.pool_state()[3])
+        return MOST if limit == DEFAULT else max(0, limit)
 
     def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
         """Set the limit, and give back at once what is kept beyond it.
@@ -93,8 +97,12 @@ def get_default_memory_pool() -> MemoryPool:
 
     Notes
     -----
-    The limit is an eighth of the memory at first. The variable BNKERN_POOL, read at import, sets another one in bytes,
-    or switches the pool off ("off").
+    What is kept is at most twice the largest result so far, and at most 256 MB, unless a limit is set: by `set_limit`,
+    or in bytes by the variable BNKERN_POOL, read at import; BNKERN_POOL=off switches the pool off.
+
+    Memory that no result has asked for in 10 seconds is given back, by the next call that makes a result of 64 kB or
+    more or drops one. No thread does it meanwhile: a process that calls nothing any more keeps what it has, at most 256
+    MB, until `free_all_blocks` or until the system runs short of memory and takes the pages (Linux).
     """
     return _pool
 
@@ -112,7 +120,7 @@ def memory() -> int:
 def initial_limit(setting: str | None) -> int:
     """What BNKERN_POOL asks for."""
     if not setting:
-        return int(FRACTION * memory())
+        return DEFAULT
     if setting == "off":
         return OFF
     if setting.isascii() and setting.isdecimal() and int(setting) < 2**63:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 NAME = "threadpoolctl"
-SYMBOL = "bnkern_native"  # exported by src/pool.c: a library of the same file name is another's without it
+SYMBOL = "bnkern_pool_patience"  # exported by src/pool.c: a library of the same file name is another's without it
 
 
 def announce(get: Callable[[], int], limit: Callable[[int], None]) -> None:

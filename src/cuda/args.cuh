@@ -26,8 +26,8 @@ struct Args {
     double *result[2]; /* mean and var, or sum dy and sum dy * xhat: written by BN_MERGE */
     double *partial;   /* of each segment of a channel three numbers (forward) or two (backward) */
     unsigned *barrier;
-    double eps, count;   /* count: divisor of the sums in the mean terms of dx */
-    double parameter;    /* of the activation */
+    double eps, count;    /* count: divisor of the sums in the mean terms of dx */
+    double parameter;     /* of the activation */
     long long activation; /* BN_IDENTITY, BN_RELU ... (formulas.h) */
     long long frozen;     /* dx without the mean terms */
     long long phases;

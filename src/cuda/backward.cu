@@ -1,10 +1,9 @@
 /* Backward and its parts, reduce and input_grad: sum g and sum g * xhat, and dx from them (src/formulas.h); g is dy
- * behind the activation.
+ * behind the activation, whose z is y where y is given, else computed again and rounded as the forward pass stored it.
  *
  * Reduction: both sums of each unit. Merge: those of each channel. Elementwise: dx, and g where there is a residual;
- * with frozen statistics x is not read but for the z of the activation. x and dy are read twice, once where they stay on
- * chip or in cache, dx written once: 20 (12) bytes for each element in float32, with y given 8 (4) more. The activation's z
- * is y where y is given, else computed again and rounded as the forward pass stored it.
+ * with frozen statistics x is not read but for z. x and dy are read twice, once where they stay on chip or in cache, dx
+ * written once: 20 (12) bytes for each element in float32, with y given 8 (4) more.
  */
 #include "unit.cuh"
 

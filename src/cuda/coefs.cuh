@@ -14,10 +14,7 @@ template <class A> struct Coefs {
 
     DEVICE A xhat(A x) const { return standardised(centred(x, v[BN_MEAN_HI], v[BN_MEAN_LO]), v[BN_INVSTD]); }
     DEVICE A z(A x) const { return affine(centred(x, v[BN_MEAN_HI], v[BN_MEAN_LO]), v[BN_SCALE], v[BN_BIAS]); }
-    DEVICE A dx(A g, A xhat) const
-    {
-        return batch_grad(g, xhat, v[BN_MEAN_DY], v[BN_MEAN_DY_XHAT], v[BN_SCALE]);
-    }
+    DEVICE A dx(A g, A xhat) const { return batch_grad(g, xhat, v[BN_MEAN_DY], v[BN_MEAN_DY_XHAT], v[BN_SCALE]); }
     DEVICE A frozen_dx(A g) const { return frozen_grad(g, v[BN_SCALE]); }
 };
 

@@ -18,8 +18,7 @@ template <class T, class Walk> struct Forward {
     U unit;
 
     DEVICE Forward(const Args &args, Memory &shared)
-        : a(args), slots((int)a.steps * BN_UNROLL), x(a, a.x), residual(a, a.residual), out(a, a.out),
-          unit(shared)
+        : a(args), slots((int)a.steps * BN_UNROLL), x(a, a.x), residual(a, a.residual), out(a, a.out), unit(shared)
     {
     }
 

@@ -98,7 +98,7 @@ template <int G> DEVICE void add_bundle(Run<float, int> &run, const float (&v)[G
 #pragma unroll
             for (int i = 0; i < G; i++) constant &= d[i] == 0;
         else constant = m2 <= 0x1.fffffep127f; /* not infinite */
-        if (constant) { /* here: nothing was lost */
+        if (constant) {                        /* here: nothing was lost */
             if (run.n == 0) run.shift = v[0];
             run.add(G, fma((double)s, 1.0 / G, (double)v[0]), m2);
             return;

@@ -25,10 +25,7 @@ struct float64 {
     enum { V = 2 };
     static DEVICE A load(Bits b) { return __longlong_as_double((long long)b); }
     static DEVICE Bits store(A v) { return (Bits)__double_as_longlong(v); }
-    static DEVICE Bits get(const uint4 &q, int j)
-    {
-        return j == 0 ? (Bits)q.y << 32 | q.x : (Bits)q.w << 32 | q.z;
-    }
+    static DEVICE Bits get(const uint4 &q, int j) { return j == 0 ? (Bits)q.y << 32 | q.x : (Bits)q.w << 32 | q.z; }
     static DEVICE void put(uint4 &q, int j, Bits b)
     {
         (j == 0 ? q.x : q.z) = (unsigned)b;
@@ -88,8 +85,7 @@ template <class T> struct Operand {
     bool aligned;
 
     DEVICE Operand(const Args &a, const void *p)
-        : data((typename T::Bits *)p),
-          aligned((((unsigned long long)p ^ (unsigned long long)a.x) & 15) == 0)
+        : data((typename T::Bits *)p), aligned((((unsigned long long)p ^ (unsigned long long)a.x) & 15) == 0)
     {
     }
 

@@ -18,7 +18,7 @@ template <class T, int U> struct Unit<T, Rows<T>, U> {
     typedef typename T::A A;
     enum {
         VALUES = U * T::V, /* of a channel in a bundle of slots */
-        TOGETHER = 1,              /* channels that the team merges at once */
+        TOGETHER = 1,      /* channels that the team merges at once */
     };
     Coefs<A> k;
 
@@ -66,10 +66,7 @@ template <class T, int U> struct Unit<T, Columns<T>, U> {
         return Column{shared.space, (int)walk.a.columns, (int)walk.a.lines};
     }
     DEVICE bool writes(const Columns<T> &walk) const { return walk.line == 0; }
-    DEVICE int element(const Columns<T> &walk, int j) const
-    {
-        return threadIdx.x % (int)walk.a.columns * T::V + j;
-    }
+    DEVICE int element(const Columns<T> &walk, int j) const { return threadIdx.x % (int)walk.a.columns * T::V + j; }
     DEVICE bool inside(const Columns<T> &walk, int e) const { return walk.inside(e); }
     static DEVICE int slot_of(int i) { return i; }
     static DEVICE int element_of(int, int j) { return j; }
@@ -111,14 +108,14 @@ template <template <class, class> class Pass, class T, class Walk> DEVICE void s
 
 /* Two blocks on a multiprocessor: up to 128 registers for each thread. */
 #define BN_LAYOUT(name, layout, Pass, Walk, bytes)                                                             \
-    static_assert(sizeof(Pass<BN_DTYPE, Walk<BN_DTYPE>>::Memory) == bytes, "plan.py has another size");    \
+    static_assert(sizeof(Pass<BN_DTYPE, Walk<BN_DTYPE>>::Memory) == bytes, "plan.py has another size");        \
     extern "C" __global__ void __launch_bounds__(BN_THREADS, 2) BN_PASTE(name, layout, BN_DTYPE)(const Args a) \
     {                                                                                                          \
         sweep<Pass, BN_DTYPE, Walk<BN_DTYPE>>(a);                                                              \
     }
 
-#define BN_ENTRY(name, Pass)                       \
-    BN_LAYOUT(name, cf, Pass, Rows, BN_SHARED_CF)  \
+#define BN_ENTRY(name, Pass)                      \
+    BN_LAYOUT(name, cf, Pass, Rows, BN_SHARED_CF) \
     BN_LAYOUT(name, cl, Pass, Columns, BN_SHARED_CL)
 
 #endif

@@ -5,6 +5,9 @@
  * __nanosleep for anyone. So barriers, shuffles and spinning have their real meaning, and a missing barrier shows:
  * fibres run in order of their number, or with `order` 1 against it. A barrier that not all threads reach ends the
  * process with words. What it cannot show are the weak order of a GPU's memory, and how fast anything is.
+ *
+ * EMULATION_FTZ: floats below 2^-126 are 0, as with NVRTC's -ftz=true, where the processor can do that. Unlike on a GPU
+ * doubles below 2^-1022 are too; no kernel meets those but in values that a user has scaled so.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -14,6 +17,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -145,6 +151,10 @@ static void launch(void (*kernel)(const void *), const void *args, unsigned grid
         shared[b] = (unsigned char *)aligned_alloc(16, (bytes + 15) / 16 * 16 + 16);
         memset(shared[b], 0x7f, bytes); /* 3.4e38, 1.4e306: what is read before it is written shows */
     }
+#if defined(EMULATION_FTZ) && defined(__SSE2__)
+    const unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040); /* results and operands; each fibre begins with this mode */
+#endif
     for (size_t i = 0; i < n; i++) {
         Fibre *f = fibres + i;
         f->thread = i % block, f->block = i / block;
@@ -164,6 +174,9 @@ static void launch(void (*kernel)(const void *), const void *args, unsigned grid
         }
         if (left && !moved) self = fibres, fail("all threads wait");
     }
+#if defined(EMULATION_FTZ) && defined(__SSE2__)
+    _mm_setcsr(mode);
+#endif
     for (unsigned b = 0; b < grid; b++) free(shared[b]);
     delete[] shared;
     delete[] fibres;

@@ -37,6 +37,8 @@ def _folder():
 def _build(text, options, sanitised):
     """The shared library of one source and one set of options; built once in a process, or once in BNKERN_EMULATION."""
     macros = [option for option in options if option.startswith("-D")]
+    if "-ftz=true" in options:
+        macros.append("-DEMULATION_FTZ")
     dtype = next((m.partition("=")[2] for m in macros if m.startswith("-DBN_DTYPE=")), "")
     names = re.findall(r"^BN_ENTRY\((\w+),", text, re.M)
     kernels = [f"bn_{name}_{layout}_{dtype}" for name in names for layout in ("cf", "cl")]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from helpers import emulator
+from helpers import emulator, nvrtc
 
 
 @dataclass
@@ -137,7 +137,7 @@ def MemoryPointer(memory, offset):
 
 class RawModule:
     def __init__(self, *, code, options):
-        self._library = emulator.Library(code, options)
+        self._library = emulator.Library(code, (*options, *nvrtc.CUPYS_OWN))
 
     def get_function(self, name):
         return RawKernel(self._library, name)

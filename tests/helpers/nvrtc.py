@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+CUPYS_OWN = ("-ftz=true",)  # options that CuPy adds to everybody's (cupy/cuda/compiler.py)
+
 
 class Resources(NamedTuple):
     """What ptxas says of a kernel."""

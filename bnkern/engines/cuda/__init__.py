@@ -17,7 +17,7 @@ from bnkern._call import OPERATIONS, Call, Problem, Results
 from bnkern._dtypes import ITEMSIZE, Array, dtype_name
 from bnkern._native.cpu import INPUT_GRAD, NORMALISE, REDUCE, STATS
 from bnkern.engines.cuda import launch
-from bnkern.engines.cuda.launch import ABSENT, Arrays, Formula, cupy
+from bnkern.engines.cuda.launch import ABSENT, Arrays, Formula, cupy, held
 from bnkern.engines.cuda.plan import ELEMENTWISE, MERGE, REDUCTION, SLOT, Geometry, geometry, normal_form, same_order
 
 Maybe = Array | None
@@ -91,7 +91,7 @@ def ema_update(running: Array, value: Array, momentum: float, scale: float = 1.0
 def cast(v: Array, dtype: Any) -> Array:
     """A vector in another dtype, rounded once; what is too large for it is Inf."""
     with _on_device_of(v):
-        result = cupy().empty(v.shape, dtype)
+        result = held(cupy().empty(v.shape, dtype))
         launch.run_vectors("cast", _vector(result), _vector(v), v.size)
         return result
 
@@ -142,7 +142,7 @@ def _model(p: Problem, x: Array) -> tuple[Array, Geometry]:
 
 def _fresh(like: Array) -> Array:
     """New memory without gaps, in the order of `like`."""
-    return cupy().empty_like(like)
+    return held(cupy().empty_like(like))
 
 
 def _copy(a: Array, to: Array) -> Array:
@@ -170,7 +170,7 @@ def _deliver(result: Array, out: Maybe) -> Array:
 
 def _results(p: Problem) -> tuple[Array, Array]:
     empty = cupy().empty
-    return empty(p.vector, np.float64), empty(p.vector, np.float64)
+    return held(empty(p.vector, np.float64)), held(empty(p.vector, np.float64))
 
 
 def _at(a: Maybe) -> int:

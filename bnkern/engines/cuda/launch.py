@@ -175,21 +175,36 @@ class _OfThread(threading.local):
 
 
 _own = _OfThread()
-_captured: list[Any] = []  # scratch of calls in a CUDA graph: theirs as long as the process lives
+_captured: list[Any] = []  # memory of calls in a CUDA graph: theirs as long as the process lives
+
+
+def held(fresh: Any) -> Any:
+    """`fresh`, memory that a call has allocated; what a captured call allocates never goes back to CuPy's pool.
+
+    A graph writes to the same memory whenever it is replayed: results that the caller has dropped, and temporaries,
+    must not be others' by then. Whose graph it is cannot be asked, so it is held for good.
+    """
+    if _capturing():
+        _captured.append(fresh)
+    return fresh
+
+
+def _capturing() -> bool:
+    stream = cupy().cuda.get_current_stream()
+    return bool(stream.ptr and stream.is_capturing())
 
 
 def _scratch(n: int) -> Any:
     """At least BARRIER_BYTES + n bytes, the barrier's word among the first of them, from CuPy's pool."""
+    if _capturing():  # a graph may be replayed beside anything: nothing is shared with it
+        return held(_zeros(n))
     stream = cupy().cuda.get_current_stream()
-    if stream.ptr and stream.is_capturing():  # a graph may be replayed beside anything: nothing is shared with it
-        _captured.append(_zeros(n))
-        return _captured[-1]
     key = cupy().cuda.runtime.getDevice(), stream.ptr
-    held, _ = _own.scratch.get(key, (None, None))
-    if held is None or held.nbytes < BARRIER_BYTES + n:
-        held = _zeros(n)
-        _own.scratch[key] = held, stream
-    return held
+    scratch, _ = _own.scratch.get(key, (None, None))
+    if scratch is None or scratch.nbytes < BARRIER_BYTES + n:
+        scratch = _zeros(n)
+        _own.scratch[key] = scratch, stream
+    return scratch
 
 
 def _zeros(n: int) -> Any:

@@ -1,6 +1,7 @@
 """The GPU path without a GPU: compiled by NVRTC, executed by emulation; and with one (marker `gpu`)."""
 
 import importlib.util
+import warnings
 
 import pytest
 from helpers import emulator, fake_cupy, gpu_cases
@@ -10,7 +11,9 @@ def _gpu_missing():
     """Why the tests that need a GPU cannot run; None: they can."""
     if importlib.util.find_spec("cupy") is None:
         return "CuPy is not installed"
-    import cupy
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy's own, at import, are no errors of ours
+        import cupy
 
     return None if cupy.cuda.is_available() else "no CUDA device"
 

@@ -23,17 +23,19 @@ def test_compiles_without_spills(compiler, tmp_path, record_property, arch, name
     """By NVRTC as CuPy does it; where ptxas is there too, it tells what a kernel takes of the chip."""
     if arch not in nvrtc.architectures():
         pytest.skip(f"this NVRTC does not know sm_{arch}")
+    chosen = (*options(dtype), *nvrtc.CUPYS_OWN)
     expected = {f"bn_{name}_{layout}_{dtype}" for layout in ("cf", "cl")} if dtype else {"bn_ema_update", "bn_cast"}
     if nvrtc.assembler() is None:
-        cubin = nvrtc.compile(source(name), options(dtype), arch)
+        cubin = nvrtc.compile(source(name), chosen, arch)
         assert all(kernel.encode() in cubin for kernel in expected)
         return
-    found = nvrtc.resources(nvrtc.compile(source(name), options(dtype), arch, binary=False), arch, tmp_path)
+    found = nvrtc.resources(nvrtc.compile(source(name), chosen, arch, binary=False), arch, tmp_path)
     assert set(found) == expected
     for kernel, told in found.items():
         record_property(kernel, str(told))
         assert told.registers <= 128, "two blocks on a multiprocessor have 128 registers for each thread"
         assert told.spilled == 0 or arch == 70, (kernel, told)
+        assert told.stack == 0 or arch == 70, (kernel, told)
 
 
 def test_the_cubin_itself(compiler):

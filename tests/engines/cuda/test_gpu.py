@@ -136,14 +136,17 @@ def test_a_captured_graph_computes_again(cupy):
         _, stats = bnkern.batch_norm_train(p.x, p.weight, p.bias, out=y)
         return stats, bnkern.batch_norm_backward(p.dy, p.x, stats, p.weight, p.bias, out=dx)
 
+    cupy.cuda.Device().synchronize()  # the uploads: this stream does not wait for the one they are on
     with stream:
         step()
         stream.begin_capture()
         held = step()
         graph = stream.end_capture()
         p.x *= 3
+        others = [cupy.full(n, 7, np.float64) for n in 100 * [64, 2**16]]  # would be what the graph writes to
         graph.launch(stream)
         stream.synchronize()
+        assert all((a == 7).all() for a in others)
         again = y.copy(), dx.copy()
         fresh = step()
         stream.synchronize()

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,15 +38,36 @@ def test_scratch_grows(chip, monkeypatch):
     assert _cuda_launch._own.scratch[0, 0][0].nbytes == 256 + 300 * 24
 
 
-def test_a_captured_call_has_scratch_of_its_own(chip):
+@pytest.mark.parametrize("capturing", [True, False])
+def test_what_a_captured_call_allocates_is_held(chip, monkeypatch, capturing):
+    """Results, float64 sums, temporaries, scratch: a graph writes to all of it whenever it is replayed."""
+    cupy, made = sys.modules["cupy"], []
+
+    def remembering(allocate):
+        def call(*args, **options):
+            made.append(allocate(*args, **options))
+            return made[-1]
+
+        return call
+
     p = small()
-    chip.stream, chip.capturing = 7, True
-    before = len(_cuda_launch._captured)
+    spread = fake_cupy.ndarray(np.ones((4, 3, 5, 10), np.float32)[..., ::2])  # copied by every call
+    stats = bnkern.batch_stats(p.x)
+    _cuda_launch._own.scratch.clear()
+    for name in ("empty", "empty_like", "zeros"):
+        monkeypatch.setattr(cupy, name, remembering(getattr(cupy, name)))
+    monkeypatch.setattr(_cuda_launch, "_captured", [])
+    chip.stream, chip.capturing = 7, capturing
     bnkern.batch_stats(p.x)
-    bnkern.batch_stats(p.x)
-    bnkern.batch_norm_inference(p.x, p.weight, abs(p.weight))  # needs none
-    assert len(_cuda_launch._captured) == before + 2
-    assert not _cuda_launch._own.scratch
+    bnkern.batch_norm_train(spread, p.weight, p.bias, activation="relu")
+    bnkern.batch_norm_backward(p.dy, spread, stats, p.weight, p.bias, needs=("x", "weight", "bias"), out=p.x)
+    assert len(made) >= 12
+    held = {id(a) for a in _cuda_launch._captured}
+    if capturing:
+        assert {id(a) for a in made} <= held
+        assert not _cuda_launch._own.scratch, "shared with calls that are not captured"
+    else:
+        assert not held
 
 
 def test_barriers_leave_the_scratch_as_it_was(chip):
@@ -149,3 +172,26 @@ def test_narrow_rounds_once(chip):
     bits = cuda.narrow(fake_cupy.asarray(values), np.uint16).get()
     assert [hex(b) for b in bits] == ["0x3f81", "0x3f80", "0x3f81", "0xff80"]
     assert same_bits(cuda.narrow(fake_cupy.asarray(values), np.float32).get(), values.astype(np.float32))
+
+
+def test_floats_below_the_normal_ones_are_zero(chip):
+    """As CuPy compiles, so the emulation shows it: -ftz=true. float64 has all of its values."""
+    x = fake_cupy.asarray(np.array([[-1.0], [1.0]], np.float32))
+    mean, var = (fake_cupy.asarray(np.array([v])) for v in (0.0, 1.0))
+    tiny = fake_cupy.asarray(np.array([1e-39]))
+    assert (bnkern.batch_norm_inference(x, mean, var, tiny).get() == 0).all()
+    wide = bnkern.batch_norm_inference(fake_cupy.asarray(x.get().astype(float)), mean, var, tiny).get()
+    np.testing.assert_allclose(np.abs(wide), 1e-39, rtol=1e-4)
+    assert cuda.narrow(tiny, np.float32).get() == 0
+    constant = fake_cupy.asarray(np.full((5, 1), 1e-39, np.float32))
+    assert (bnkern.batch_norm_train(constant, bias=fake_cupy.asarray(np.array([0.5])))[0].get() == 0.5).all()
+
+
+def test_the_extras_bring_a_compiler():
+    """The wheels of CuPy have no NVRTC of their own; their extra `ctk` has."""
+    extras = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    cuda_extras = {n: e for n, e in extras["optional-dependencies"].items() if n.startswith("cuda")}
+    assert {requirement for extra in cuda_extras.values() for requirement in extra if "cupy" in requirement} == {
+        "cupy-cuda12x[ctk]>=14",
+        "cupy-cuda13x[ctk]>=14",
+    }
