@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bnkern.checks.numbers import integer, real
 from bnkern._native import memory as _memory
+from bnkern.checks.numbers import integer, real
 
 FRACTION = 1 / 8  # of the memory there is: the limit unless the user sets one
 VARIABLE = "BNKERN_POOL"

@@ -30,7 +30,7 @@ def pool():
 
 def infer(shape=LARGE, dtype="float32"):
     x = np.ones(shape, dtype)
-    return bnkern.batch_norm_inference(x, np.zeros(64), np.ones(64))
+    return bnkern.batch_norm_inference(x, running_mean=np.zeros(64), running_var=np.ones(64))
 
 
 def test_a_result_gives_its_memory_to_the_next(pool):
@@ -139,8 +139,8 @@ def test_results_do_not_share_memory_across_threads(pool):
     def work(seed):
         x = np.full(LARGE, seed, np.float32)
         for _ in range(20):
-            y = bnkern.batch_norm_inference(x, np.zeros(64), np.ones(64), eps=0)
-            z = bnkern.batch_norm_inference(y, np.zeros(64), np.ones(64), eps=0)
+            y = bnkern.batch_norm_inference(x, running_mean=np.zeros(64), running_var=np.ones(64), eps=0)
+            z = bnkern.batch_norm_inference(y, running_mean=np.zeros(64), running_var=np.ones(64), eps=0)
             assert np.all(z == seed)
         return True
 
@@ -164,7 +164,7 @@ def test_a_forked_child_can_use_it(python):
     python(
         "import os, numpy as np, bnkern, threading\n"
         "x = np.ones((5, 64, 41, 41), np.float32)\n"
-        "call = lambda: bnkern.batch_norm_inference(x, np.zeros(64), np.ones(64))\n"
+        "call = lambda: bnkern.batch_norm_inference(x, running_mean=np.zeros(64), running_var=np.ones(64))\n"
         "stop = threading.Event()\n"
         "busy = threading.Thread(target=lambda: [call() for _ in iter(lambda: not stop.is_set(), False)])\n"
         "busy.start()\n"
@@ -180,7 +180,8 @@ def test_a_forked_child_can_use_it(python):
 STATE = """
 import numpy as np, bnkern
 pool = bnkern.get_default_memory_pool()
-bnkern.batch_norm_inference(np.ones((5, 64, 41, 41), np.float32), np.zeros(64), np.ones(64))
+x = np.ones((5, 64, 41, 41), np.float32)
+bnkern.batch_norm_inference(x, running_mean=np.zeros(64), running_var=np.ones(64))
 print(pool.is_enabled(), pool.get_limit(), pool.free_bytes())
 """
 
