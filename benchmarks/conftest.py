@@ -17,7 +17,7 @@ import layers  # noqa: E402
 import rivals  # noqa: E402
 import suite  # noqa: E402
 
-from bnkern._measure import make_case, measure  # noqa: E402
+from bnkern.cli.measure import make_case, measure  # noqa: E402
 
 QUICK = "two small layers, next to no time for each: shows that everything runs, not how fast"
 

@@ -164,7 +164,7 @@ def contenders(cupy: Any, case: dict[str, Any]) -> dict[str, Call]:
     stats = bnkern.batch_stats(x, axis=axis)
     given = {"weight": weight, "bias": bias, "axis": axis, "out": out}
     calls: dict[str, Call] = {
-        "inference": lambda: bnkern.batch_norm_inference(x, *stats[:2], **given),
+        "inference": lambda: bnkern.batch_norm_inference(x, running_mean=stats.mean, running_var=stats.var, **given),
         "train": lambda: bnkern.batch_norm_train(x, **given),
         "backward": lambda: bnkern.batch_norm_backward(dy, x, stats, **given),
     }
@@ -243,7 +243,7 @@ def small_calls(cupy: Any, rounds: int) -> list[dict[str, Any]]:
     x = cupy.ones((2, 32, 14, 14), np.float32)
     stats = bnkern.batch_stats(x)
     calls: dict[str, Call] = {
-        "inference": lambda: bnkern.batch_norm_inference(x, *stats[:2]),
+        "inference": lambda: bnkern.batch_norm_inference(x, running_mean=stats.mean, running_var=stats.var),
         "train": lambda: bnkern.batch_norm_train(x),
         "backward": lambda: bnkern.batch_norm_backward(x, x, stats),
     }

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bnkern import get_num_threads
-from bnkern._measure import EPS, Call, Case
+from bnkern.cli.measure import EPS, Call, Case
 
 HERE = Path(__file__).resolve().parent
 LAYOUTS = ("cf", "cl", "blocked")  # as onednn.c counts them

@@ -26,9 +26,9 @@ import suite
 import tables
 
 import bnkern
-from bnkern._bench import processor
-from bnkern._measure import OPS, Case, least_bytes, make_case, measure
 from bnkern._native import kernels
+from bnkern.cli.bench import processor
+from bnkern.cli.measure import OPS, Case, least_bytes, make_case, measure
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("numpy", "torch", "onednn-cpu-gomp", "jax", "onnxruntime", "ml_dtypes")
@@ -190,7 +190,7 @@ def measured(problem: suite.Problem, case: Case, op: str, calls: dict[str, Any],
         "op": op,
         "size": int(case.x.nbytes),
         "bytes": least_bytes(case, op),
-        "limit": OPS[op].limit,
+        "limit": OPS[op],
         "how": how(case, op),
         "seconds": times,
     }

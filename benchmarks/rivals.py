@@ -16,7 +16,7 @@ import numpy as np
 import onednn
 
 from bnkern import get_num_threads
-from bnkern._measure import EPS, Call, Case, torch_calls
+from bnkern.cli.measure import EPS, Call, Case, torch_calls
 
 
 class Rival(NamedTuple):

@@ -10,11 +10,11 @@ import rivals
 from layers import Layer
 
 from bnkern import get_num_threads
-from bnkern._args import READY
-from bnkern._measure import LAYOUTS, OPS, Call, Case, kernel, limit, with_threads
+from bnkern._dtypes import DTYPES
+from bnkern.cli.measure import LAYOUTS, OPS, Call, Case, kernel, limit, with_threads
 
 NAMES = {"nchw": LAYOUTS[0], "nhwc": LAYOUTS[1]}
-DTYPES = READY
+DTYPES = DTYPES
 SMALL = [Layer(f"small/{'x'.join(map(str, s))}", s, 1) for s in ((4, 8), (32, 64), (2, 32, 14, 14))]
 SMALL_OPS = ("inference", "train", "backward")
 QUICK = ("tiny", "online/tile")
@@ -45,14 +45,14 @@ def problems(
 
 def calls(case: Case, op: str, names: list[str], variants: bool = True) -> dict[str, Call]:
     """What is timed together: bnkern, its limit, other ways to call bnkern, and the rivals `names`."""
-    found = {"limit": limit(case, OPS[op].limit), "bnkern": kernel(case, op)}
+    found = {"limit": limit(case, OPS[op]), "bnkern": kernel(case, op)}
     if variants and op != "stats":
         found["bnkern fresh"] = kernel(case, op, fresh=True)
         found["bnkern relu"] = kernel(case, op, relu=True)
         found["bnkern residual"] = kernel(case, op, residual=True)
     if variants and get_num_threads() > 1:
         found["bnkern 1 thread"] = with_threads(1, kernel(case, op))
-        found["limit 1 thread"] = limit(case, OPS[op].limit, threads=1)
+        found["limit 1 thread"] = limit(case, OPS[op], threads=1)
     return found | rivals.calls(case, op, names)
 
 

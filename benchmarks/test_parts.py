@@ -12,7 +12,7 @@ import rivals
 import suite
 import tables
 
-from bnkern._measure import LAYOUTS, OPS, kernel, make_case
+from bnkern.cli.measure import LAYOUTS, OPS, kernel, make_case
 
 HERE = Path(__file__).resolve().parent
 

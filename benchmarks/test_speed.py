@@ -1,6 +1,6 @@
 """The suite: a test shows one line, a library's call for an operation on a layer. None gates on time.
 
-The calls of a case are timed in turn (bnkern._measure.measure), by the test that comes first; the others show
+The calls of a case are timed in turn (bnkern.cli.measure.measure), by the test that comes first; the others show
 their part. pytest-benchmark gets the samples through a clock that replays them.
 """
 
@@ -9,8 +9,10 @@ import rivals
 import suite
 
 import bnkern
-from bnkern._measure import OPS
+from bnkern._call import OPERATIONS
+from bnkern._dtypes import ITEMSIZE
 from bnkern._native import kernels
+from bnkern.cli.measure import OPS
 
 WHO = ["bnkern", "limit", "bnkern fresh", "torch", "torch fresh", "onednn cf", "onednn cl", "onednn blocked"]
 WHO += ["jax", "onnxruntime", "numpy"]
@@ -49,7 +51,7 @@ def median(values):
 @pytest.mark.parametrize("op", list(OPS))
 def test_layer(benchmark, samples, problem, op, who):
     found = samples(problem, op, suite.calls)
-    bytes_least = OPS[op].arrays * problem.layer.size * _itemsize(problem.dtype)
+    bytes_least = OPERATIONS[op].least * problem.layer.size * _itemsize(problem.dtype)
     info = {"bytes": bytes_least, "isa": kernels.level(), "threads": bnkern.get_num_threads()}
     seconds = median(found.get(who, [0.0]))
     if seconds:
@@ -70,4 +72,4 @@ def test_small(benchmark, samples, layer, op, who):
 
 
 def _itemsize(dtype):
-    return bnkern._args.DTYPES[dtype].itemsize
+    return ITEMSIZE[dtype]

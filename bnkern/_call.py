@@ -7,8 +7,8 @@ Every public function on x makes a Call, has it checked, and hands it to the eng
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass, replace
+from functools import cache
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -70,9 +70,18 @@ OPERATIONS = {
 class Call:
     """One call. Operands that it has not got are None; what is given is as the user gave it.
 
-    `_native.cpu.run` reads these attributes by name. The class holds the defaults, so that making one costs little.
+    `_native.cpu.run` reads these attributes by name. The class holds the defaults, and has no `__init__`, so that making
+    one costs little: `new_call` sets what every call has.
     """
 
+    problem: Problem
+    axis: int  # this and what follows are the problem's, for the kernels
+    eps: float
+    activation: int
+    parameter: float
+    count: int  # values per channel of the whole batch, where x is a part of it
+
+    passes: int = 0
     x: Array = None
     dy: Array = None
     residual: Array = None
@@ -88,24 +97,10 @@ class Call:
     needs: frozenset[str] = frozenset()
     dresidual: bool = False  # whether the residual's gradient is an array of its own
 
-    def __init__(self, p: Problem, passes: int, x: Array) -> None:
-        self.problem = p
-        self.passes = passes
-        self.x = x
-        self.axis = p.axis
-        self.eps = p.eps
-        self.count = p.count
-        self.activation = p.activation
-        self.parameter = p.parameter
-
     def wants(self, needs: frozenset[str], frozen: bool) -> None:
-        """Settles which passes of the backward call run. Asked for nothing, none does."""
+        """Settles which passes of the backward call run."""
         self.needs = needs
-        self.dresidual = "residual" in needs and self.activation != 0  # without activation it is dy itself
-        self.frozen = frozen or "x" not in needs  # mean terms are dx's
-        elementwise = "x" in needs or self.dresidual
-        reduction = "weight" in needs or "bias" in needs or not self.frozen
-        self.passes = INPUT_GRAD * elementwise | REDUCE * reduction
+        self.passes, self.frozen, self.dresidual = _backward_passes(needs, frozen, self.activation != 0)
 
     def operands(self) -> Iterator[tuple[str, Array]]:
         """Every array of the call by its name."""
@@ -116,9 +111,34 @@ class Call:
 
     def replaced(self, **changes: Any) -> Call:
         """The same call on other arrays."""
-        other = copy(self)
+        other = Call()
+        vars(other).update(vars(self))
         vars(other).update(changes)
         return other
+
+
+def new_call(p: Problem, passes: int, x: Array) -> Call:
+    """A call of `passes` on x, and on nothing else yet."""
+    call = Call()
+    call.problem = p
+    call.passes = passes
+    call.x = x
+    call.axis = p.axis
+    call.eps = p.eps
+    call.activation = p.activation
+    call.parameter = p.parameter
+    call.count = p.count
+    return call
+
+
+@cache
+def _backward_passes(needs: frozenset[str], frozen: bool, active: bool) -> tuple[int, bool, bool]:
+    """The passes, whether dx goes without mean terms, whether dresidual is an array of its own. The one rule for it."""
+    dresidual = "residual" in needs and active  # without activation it is dy itself
+    frozen = frozen or "x" not in needs  # mean terms are dx's
+    elementwise = "x" in needs or dresidual
+    reduction = "weight" in needs or "bias" in needs or not frozen
+    return INPUT_GRAD * elementwise | REDUCE * reduction, frozen, dresidual
 
 
 OPERANDS = ("x", "dy", "residual", "y", "out", "mean", "var", "weight", "bias", "sum_dy", "sum_dy_xhat")

@@ -113,7 +113,8 @@ def explain(x: Array, axis: int = 1, op: str = "train") -> Explanation:
 
 def _how(x: Array, route: Route) -> str:
     where = kind_of(x).title.partition(",")[0]
-    return WORDS[route.name] + ("" if route.adapter is None else f"; memory of {where} read and written in place, no copy")
+    lent = "" if route.adapter is None else f"; memory of {where} read and written in place, no copy"
+    return WORDS[route.name] + lent
 
 
 def _bytes(n: int) -> str:

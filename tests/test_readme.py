@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helpers import support
 
-from bnkern._kinds import table
+from bnkern.arrays import table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,8 +36,8 @@ def test_the_first_two_fences_are_the_two_commands():
 
 
 def test_the_table_of_kinds_is_the_declaration():
-    """Regenerate it with: python -P -c 'from bnkern._kinds import table; print(table())'."""
-    begin, end = "<!-- bnkern/_kinds.py: table() -->\n\n", "\n\n<!-- end of table() -->"
+    """Regenerate it with: python -P -c 'from bnkern.arrays import table; print(table())'."""
+    begin, end = "<!-- bnkern/arrays: table() -->\n\n", "\n\n<!-- end of table() -->"
     assert README.partition(begin)[2].partition(end)[0] == table()
 
 

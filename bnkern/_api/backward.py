@@ -13,7 +13,7 @@ from bnkern._types import BatchNormGrads, BatchStats
 from bnkern._vectors import cast_each
 from bnkern._words import by_position, named_arguments
 from bnkern.checks import calls as check
-from bnkern.checks.problem import problem
+from bnkern.checks.problem import call_on
 
 
 @named_arguments
@@ -70,7 +70,7 @@ def batch_norm_backward(
     """
     if misplaced:
         raise by_position(batch_norm_backward, misplaced)
-    call = Call(problem(x, axis, eps, activation), 0, x)
+    call = call_on(x, 0, axis, eps, activation)
     call.dy, call.weight, call.bias, call.y, call.out = dy, weight, bias, y, out
     check.backward(call, stats, frozen, needs)
     return gradients(call)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Never
 
 from bnkern._activations import ActivationSpec
-from bnkern._call import Call
 from bnkern._dispatch import run
 from bnkern._dtypes import Array
 from bnkern._native.cpu import NORMALISE, STATS
@@ -13,7 +12,7 @@ from bnkern._types import BatchStats
 from bnkern._vectors import ema_update
 from bnkern._words import by_position, named_arguments
 from bnkern.checks import calls as check
-from bnkern.checks.problem import problem
+from bnkern.checks.problem import call_on
 
 
 @named_arguments
@@ -64,7 +63,7 @@ def batch_norm_inference(
     """
     if misplaced:
         raise by_position(batch_norm_inference, misplaced)
-    call = Call(problem(x, axis, eps, activation), NORMALISE, x)
+    call = call_on(x, NORMALISE, axis, eps, activation)
     call.mean, call.var, call.weight, call.bias = running_mean, running_var, weight, bias
     call.residual, call.out = residual, out
     check.inference(call)
@@ -131,12 +130,11 @@ def batch_norm_train(
     """
     if misplaced:
         raise by_position(batch_norm_train, misplaced)
-    p = problem(x, axis, eps, activation)
-    call = Call(p, STATS | NORMALISE, x)
+    call = call_on(x, STATS | NORMALISE, axis, eps, activation)
     call.weight, call.bias, call.residual, call.out = weight, bias, residual, out
     factor, correction = check.train(call, running_mean, running_var, momentum, num_batches, correction)
     y, mean, var, _, _, _ = run(call)
-    if running_mean is not None and p.count:
+    if running_mean is not None and call.count:
         ema_update(running_mean, mean, factor, 1.0)
-        ema_update(running_var, var, factor, p.count / (p.count - correction))
-    return y, BatchStats(mean, var, p.count)
+        ema_update(running_var, var, factor, call.count / (call.count - correction))
+    return y, BatchStats(mean, var, call.count)

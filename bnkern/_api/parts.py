@@ -7,7 +7,6 @@ from typing import Any, Never
 
 from bnkern import _vectors
 from bnkern._activations import ActivationSpec
-from bnkern._call import Call
 from bnkern._dispatch import run
 from bnkern._dtypes import Array
 from bnkern._native.cpu import INPUT_GRAD, REDUCE, STATS
@@ -15,7 +14,7 @@ from bnkern._types import BatchStats, GradSums
 from bnkern._words import by_position, named_arguments
 from bnkern.checks import calls as check
 from bnkern.checks import vectors as check_vectors
-from bnkern.checks.problem import problem
+from bnkern.checks.problem import call_on
 
 Stats = BatchStats | Sequence[Any]
 
@@ -49,9 +48,9 @@ def batch_stats(x: Array, *misplaced: Never, axis: int = 1) -> BatchStats:
     """
     if misplaced:
         raise by_position(batch_stats, misplaced)
-    p = problem(x, axis)
-    _, mean, var, _, _, _ = run(Call(p, STATS, x))
-    return BatchStats(mean, var, p.count)
+    call = call_on(x, STATS, axis)
+    _, mean, var, _, _, _ = run(call)
+    return BatchStats(mean, var, call.count)
 
 
 @named_arguments
@@ -168,7 +167,7 @@ def backward_reduce(
     """
     if misplaced:
         raise by_position(backward_reduce, misplaced)
-    call = Call(problem(x, axis, eps, activation), REDUCE, x)
+    call = call_on(x, REDUCE, axis, eps, activation)
     call.dy, call.weight, call.bias, call.y = dy, weight, bias, y
     check.reduce(call, stats)
     _, _, _, sum_dy, sum_dy_xhat, _ = run(call)
@@ -214,7 +213,7 @@ def backward_apply(
     """
     if misplaced:
         raise by_position(backward_apply, misplaced)
-    call = Call(problem(x, axis, eps, activation), INPUT_GRAD, x)
+    call = call_on(x, INPUT_GRAD, axis, eps, activation)
     call.dy, call.weight, call.bias, call.y, call.out = dy, weight, bias, y, out
     check.apply(call, stats, sums)
     return run(call)[0]

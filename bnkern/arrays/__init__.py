@@ -20,6 +20,8 @@ from bnkern.arrays.numpy import NumPy
 from bnkern.arrays.other import Other, Sparse
 from bnkern.arrays.torch import TORCH
 
+_ndarray = np.ndarray
+
 LIBRARIES: tuple[Library, ...] = (NumPy(), TORCH, CuPy(), JAX, Dask(), Sparse())
 OTHER = Other()
 
@@ -40,10 +42,11 @@ def library_of(name: str, a: Any) -> Library:
     found = _by_type.get(type(a))
     if found is None:
         found = _by_type[type(a)] = _find(name, a)
-    found.refuse(name, a)
-    why = kind_of(a).refused
-    if why:
-        raise TypeError(f"{name}: expected an array with its values in memory, got {describe(a)} ({why})")
+    if type(a) is not _ndarray:
+        found.refuse(name, a)
+        if found.refuses and kind_of(a).refused:
+            why = kind_of(a).refused
+            raise TypeError(f"{name}: expected an array with its values in memory, got {describe(a)} ({why})")
     return found
 
 
@@ -66,7 +69,8 @@ def same_library(name: str, a: Any, ref_name: str, ref: Array) -> None:
         remedy = ""
         if got.name == "numpy" and expected.from_numpy:
             remedy = f"; give {expected.from_numpy}({name})"
-        raise TypeError(f"{name}: expected an array of {expected.name}, as {ref_name} is, got one of {got.name}{remedy}")
+        wanted = f"an array of {expected.name}, as {ref_name} is"
+        raise TypeError(f"{name}: expected {wanted}, got one of {got.name}{remedy}")
     here, there = got.devices(a, ref)
     if here != there:
         raise TypeError(f"{name}: expected an array on {there}, where {ref_name} is, got one on {here}")

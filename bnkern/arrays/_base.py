@@ -43,6 +43,7 @@ class Library:
     name = ""  # of its namespace
     kinds: dict[str, Kind] = {}  # noqa: RUF012  # a declaration, never changed
     from_numpy = ""  # how a user brings a NumPy array here
+    refuses = False  # whether a row is refused
 
     def place(self, a: Array) -> str:
         """Where an array lives, as far as `kinds` makes a difference."""

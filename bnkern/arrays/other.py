@@ -22,4 +22,5 @@ class Other(Library):
 
 class Sparse(Library):
     name = "sparse"
+    refuses = True
     kinds = {"": Kind("sparse", (), refused="batch normalisation makes it dense: densify it first")}  # noqa: RUF012

@@ -22,6 +22,7 @@ _BFLOAT16 = np.dtype(np.uint16)  # its bits, which is what the kernels take for 
 class Torch(Library):
     name = "torch"
     from_numpy = "torch.from_numpy"
+    refuses = True
 
     def place(self, a: Array) -> str:
         return a.device.type

@@ -1,16 +1,21 @@
-"""The check of a whole call on x, one function for each kind of call; what they settle goes into the Call."""
+"""The check of a whole call on x, one function for each kind of call; what they settle goes into the Call.
+
+First come the fast checks for the common case (plain NumPy arrays of the right shape and type); what they do not know
+goes the long way (bnkern.checks.operands), which finds the words.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bnkern._call import Call
+from bnkern._native import checks as fast
 from bnkern._words import describe
 from bnkern.arrays.memory import shared
 from bnkern.checks import operands
 from bnkern.checks.numbers import count
 from bnkern.checks.parameters import correction_below, gradients, momentum_factor, switch
-from bnkern.checks.problem import problem as problem  # noqa: PLC0414  # so that a caller needs this module alone
+from bnkern.checks.problem import problem as problem  # so that a caller needs this module alone
 
 _INFERENCE = ("running_mean", "running_var", "weight", "bias")
 _TRAIN = ("weight", "bias", "running_mean", "running_var")
@@ -19,7 +24,8 @@ _APPLY = ("stats.mean", "stats.var", "sums.sum_dy", "sums.sum_dy_xhat", "weight"
 
 
 def inference(call: Call) -> None:
-    operands.vectors(call, _INFERENCE, 2, call.mean, call.var, call.weight, call.bias)
+    if not fast.vectors(call.x, call.problem.channels, 2, call.mean, call.var, call.weight, call.bias):
+        operands.vectors(call, _INFERENCE, 2, call.mean, call.var, call.weight, call.bias)
     if call.residual is not None:
         operands.like_x(call, "residual", call.residual)
     if call.out is not None:
@@ -39,7 +45,8 @@ def train(
             "x: expected more than one value per channel in training, where a single one has variance 0, "
             f"got shape {p.shape} with axis={p.axis}; give a larger batch, or use batch_norm_inference"
         )
-    operands.vectors(call, _TRAIN, 0, call.weight, call.bias, running_mean, running_var)
+    if not fast.vectors(call.x, p.channels, 0, call.weight, call.bias, running_mean, running_var):
+        operands.vectors(call, _TRAIN, 0, call.weight, call.bias, running_mean, running_var)
     factor, correction = momentum_factor(momentum, num_batches), correction_below(correction, p.count)
     if call.residual is not None:
         operands.like_x(call, "residual", call.residual)
@@ -47,16 +54,20 @@ def train(
         vectors = {"weight": call.weight, "bias": call.bias}
         operands.output(call, {"x": call.x, "residual": call.residual}, vectors)
     if running_mean is not None or running_var is not None:
-        operands.running(call, running_mean, running_var)
+        others = (call.x, call.weight, call.bias, call.residual, call.out)
+        if not fast.running(running_mean, running_var, *others):
+            operands.running(call, running_mean, running_var)
     return factor, correction
 
 
 def backward(call: Call, stats: Any, frozen: Any, needs: Any) -> None:
     p = call.problem
     call.mean, call.var, number = operands.statistics(stats)
-    operands.vectors(call, _BACKWARD, 2, call.mean, call.var, call.weight, call.bias)
-    operands.like_x(call, "dy", call.dy)
-    fixed = switch("frozen", frozen)
+    if not fast.vectors(call.x, p.channels, 2, call.mean, call.var, call.weight, call.bias):
+        operands.vectors(call, _BACKWARD, 2, call.mean, call.var, call.weight, call.bias)
+    if not fast.twin(call.x, call.dy):
+        operands.like_x(call, "dy", call.dy)
+    fixed = frozen if type(frozen) is bool else switch("frozen", frozen)
     if not fixed and (type(number) is not int or number != p.count):
         _count_of(p.count, number)
     call.wants(gradients(needs), fixed)

@@ -1,7 +1,6 @@
 """The checks of the arrays beside x: kind, shape, dtype, and memory that may be written.
 
-Each begins with a fast check for the common case (plain NumPy arrays of the right shape and type); what that does not
-know goes the long way, which finds the words.
+`bnkern.checks.calls` asks the fast checks first; here are the words.
 """
 
 from __future__ import annotations
@@ -24,17 +23,25 @@ def vectors(call: Call, names: tuple[str, ...], required: int, *given: Any) -> N
     for i, (name, v) in enumerate(zip(names, given, strict=True)):
         if v is not None or i < required:
             same_library(name, v, "x", call.x)
-            meaning = f"the channels of x, shape {p.shape} with axis={p.axis}"
-            vector(name, v, p.vector, meaning, p.dtype, remedy=_other_axis(p, v))
+            if tuple(v.shape) != p.vector:
+                meaning = f"the channels of x, shape {p.shape} with axis={p.axis}"
+                expected = f"expected shape {p.vector} ({meaning})"
+                raise ValueError(f"{name}: {expected}, got shape {tuple(v.shape)}{_other_axis(p, v)}")
+            vector_dtype(name, v, p.dtype)
 
 
-def vector(name: str, v: Array, shape: tuple[int, ...], meaning: str, *also: str, remedy: str = "") -> None:
+def vector(name: str, v: Array, shape: tuple[int, ...], meaning: str, *also: str) -> None:
     """One per-channel array: of this shape, and float32, float64 or a dtype in `also`."""
     if tuple(v.shape) != shape:
-        raise ValueError(f"{name}: expected shape {shape} ({meaning}), got shape {tuple(v.shape)}{remedy}")
-    allowed = dict.fromkeys((*PER_CHANNEL, *also))
+        raise ValueError(f"{name}: expected shape {shape} ({meaning}), got shape {tuple(v.shape)}")
+    vector_dtype(name, v, *also)
+
+
+def vector_dtype(name: str, v: Array, *also: str) -> None:
+    """float32, float64 or a dtype in `also`."""
     got = dtype_name(v.dtype)
-    if got not in allowed:
+    if got not in PER_CHANNEL and got not in also:
+        allowed = dict.fromkeys((*PER_CHANNEL, *also))
         why = "; 16-bit vectors go with x of their own type alone, for they would round a wider result"
         why = why if got in ("float16", "bfloat16") else ""
         raise TypeError(f"{name}: expected dtype {' or '.join(allowed)}, got {v.dtype}{why}")

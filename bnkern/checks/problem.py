@@ -12,12 +12,17 @@ from typing import Any
 import numpy as np
 
 from bnkern._activations import parse
-from bnkern._call import Problem
+from bnkern._call import Call, Problem, new_call
 from bnkern._dtypes import DTYPES, Array, dtype_name
 from bnkern.arrays import library_of
 from bnkern.checks.numbers import integer, real
 
 _ndarray = np.ndarray
+
+
+def call_on(x: Array, passes: int, axis: Any, eps: Any = 0.0, activation: Any = None) -> Call:
+    """A call on x, whose other operands are still to be named."""
+    return new_call(problem(x, axis, eps, activation), passes, x)
 
 
 def problem(x: Array, axis: Any = 1, eps: Any = 0.0, activation: Any = None) -> Problem:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bnkern._call import Call, Problem, Results
+from bnkern._call import Call, Problem, Results, new_call
 from bnkern._dtypes import Array
 from bnkern._native.cpu import INPUT_GRAD, NORMALISE, REDUCE, STATS
 from bnkern.arrays.dask import added, combined, over_chunks
@@ -34,7 +34,7 @@ def run(call: Call) -> Results:
     mean, var, sum_dy, sum_dy_xhat = call.mean, call.var, call.sum_dy, call.sum_dy_xhat
     out = dresidual = None
     if call.passes & STATS:
-        parts = over_chunks(_reduced, p, x, *_operands(Call(p, 0, x)), passes=STATS, how=_how(call), stacked=3)
+        parts = over_chunks(_reduced, p, x, *_operands(new_call(p, 0, x)), passes=STATS, how=_how(call), stacked=3)
         whole = combined(parts, _merged, p)
         mean, var = whole[0], whole[1]
     if call.passes & REDUCE:
@@ -64,7 +64,7 @@ def _how(call: Call) -> dict[str, Any]:
 
 def _chunk(operands: tuple[Any, ...], problem: Problem, passes: int, how: dict[str, Any]) -> Results:
     p = problem.of_part(operands[0].shape)
-    call = Call(p, passes, operands[0])
+    call = new_call(p, passes, operands[0])
     vars(call).update(zip(_OPERANDS, operands, strict=True))
     vars(call).update(how)
     return (cpu if p.size else array_api).run(call)

@@ -71,8 +71,8 @@ def measure(x, dy, axis):
     channels = x.shape[axis]
     weight = np.linspace(0.5, 2, channels).astype(x.dtype)
     bias = np.linspace(-1, 1, channels).astype(x.dtype)
-    y, stats = bnkern.batch_norm_train(x, weight, bias, axis=axis)
-    grads = bnkern.batch_norm_backward(dy, x, stats, weight, bias, axis=axis)
+    y, stats = bnkern.batch_norm_train(x, weight=weight, bias=bias, axis=axis)
+    grads = bnkern.batch_norm_backward(dy, x, stats, weight=weight, bias=bias, axis=axis)
 
     mean, var, _ = oracle.stats(x, axis, LD)
     y_want = oracle.forward(x, mean, var, weight, bias, axis=axis, dtype=LD)
@@ -135,7 +135,7 @@ def test_constant_channel_gives_exactly_bias(shape, axis, value, dtype):
     x = np.full(shape, np.clip(value, -3 * LARGEST[dtype], 3 * LARGEST[dtype]), dtype)
     channels = shape[axis]
     weight, bias = np.linspace(-2, 3, channels).astype(dtype), np.linspace(0.1, 1, channels).astype(dtype)
-    y, stats = bnkern.batch_norm_train(x, weight, bias, axis=axis)
+    y, stats = bnkern.batch_norm_train(x, weight=weight, bias=bias, axis=axis)
     assert np.all(stats.var == 0)
     assert np.all(stats.mean == x.flat[0])
     assert np.all(np.moveaxis(y, axis, -1) == bias)
@@ -148,7 +148,7 @@ def test_constant_channel_gives_exactly_bias(shape, axis, value, dtype):
 def test_constant_channel_among_others(axis, value, dtype):
     case = cases.make((5, 9, 11, 9), axis, dtype)
     np.moveaxis(case.x, axis, 0)[4] = min(value, LARGEST[dtype])
-    y, stats = bnkern.batch_norm_train(case.x, case.weight, case.bias, axis=axis)
+    y, stats = bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias, axis=axis)
     assert stats.var[4] == 0
     assert np.all(np.delete(stats.var, 4) > 0)
     assert np.all(np.moveaxis(y, axis, 0)[4] == case.bias[4])
@@ -159,8 +159,8 @@ def test_constant_channel_among_others(axis, value, dtype):
 def test_gradients_of_a_constant_channel(shape, axis, dtype):
     """xhat is 0 everywhere: dweight is exactly 0, and dx is weight / sqrt(eps) times the centred dy."""
     x, case = np.full(shape, 0.1, dtype), cases.make(shape, axis, dtype)
-    _, stats = bnkern.batch_norm_train(x, case.weight, axis=axis)
-    grads = bnkern.batch_norm_backward(case.dy, x, stats, case.weight, axis=axis)
+    _, stats = bnkern.batch_norm_train(x, weight=case.weight, axis=axis)
+    grads = bnkern.batch_norm_backward(case.dy, x, stats, weight=case.weight, axis=axis)
     want = oracle.backward(case.dy, x, stats.mean, np.zeros(shape[axis]), case.weight, axis=axis, dtype=LD)
     assert not np.any(grads.dweight)
     scale = grad_scales(case.dy, x, stats.mean, stats.var, case.weight, axis)[0]
@@ -204,17 +204,17 @@ def test_nan_and_inf_stay_in_their_channel(axis, bad, dtype):
     x, dy = clean.x.copy(), clean.dy.copy()
     np.moveaxis(x, axis, 0)[4, 1, 5, 3] = bad
     args = {"axis": axis, "activation": "relu"}
-    want, stats = bnkern.batch_norm_train(clean.x, clean.weight, clean.bias, **args)
-    y, dirty = bnkern.batch_norm_train(x, clean.weight, clean.bias, **args)
+    want, stats = bnkern.batch_norm_train(clean.x, weight=clean.weight, bias=clean.bias, **args)
+    y, dirty = bnkern.batch_norm_train(x, weight=clean.weight, bias=clean.bias, **args)
     others = np.delete(np.arange(9), 4)
     assert np.isnan(dirty.var[4])
     assert np.array_equal(dirty.mean[others], stats.mean[others])
     assert np.isnan(np.moveaxis(y, axis, 0)[4]).any(), "a fused ReLU keeps NaN"
     assert np.array_equal(np.moveaxis(y, axis, 0)[others], np.moveaxis(want, axis, 0)[others])
 
-    dx = bnkern.batch_norm_backward(clean.dy, clean.x, stats, clean.weight, clean.bias, **args)
+    dx = bnkern.batch_norm_backward(clean.dy, clean.x, stats, weight=clean.weight, bias=clean.bias, **args)
     np.moveaxis(dy, axis, 0)[4] = bad
-    got = bnkern.batch_norm_backward(dy, clean.x, stats, clean.weight, clean.bias, **args)
+    got = bnkern.batch_norm_backward(dy, clean.x, stats, weight=clean.weight, bias=clean.bias, **args)
     for field in ("dx", "dweight", "dbias"):
         a, b = getattr(got, field), getattr(dx, field)
         if field == "dx":

@@ -17,20 +17,20 @@ def check(case, *, weight=None, bias=None, relu=False, residual=None, frozen=Fal
     x, dy, axis = case.x, case.dy, case.axis
     how = {"axis": axis, "eps": eps, "activation": "relu" if relu else None}
     if frozen:  # statistics from elsewhere, as running ones are
-        stats = bnkern.BatchStats(
-            0.3 * case.bias.astype(np.float64) + 0.1, case.weight.astype(np.float64) ** 2, 7
+        stats = bnkern.BatchStats(0.3 * case.bias.astype(np.float64) + 0.1, case.weight.astype(np.float64) ** 2, 7)
+        y = bnkern.batch_norm_inference(
+            x, running_mean=stats.mean, running_var=stats.var, weight=weight, bias=bias, residual=residual, **how
         )
-        y = bnkern.batch_norm_inference(x, stats.mean, stats.var, weight, bias, residual=residual, **how)
         mean, var = stats.mean, stats.var
     else:
-        y, stats = bnkern.batch_norm_train(x, weight, bias, residual=residual, **how)
+        y, stats = bnkern.batch_norm_train(x, weight=weight, bias=bias, residual=residual, **how)
         mean, var, _ = oracle.stats(x, axis, LD)
     # The oracle takes the signs from the forward output that test_forward.py has checked: at a distance of
     # one rounding from zero either sign is right, and forward and backward must agree on it.
     signs = y if relu else None
     needs = EVERY if give_y or not relu else EVERY[:3]
     grads = bnkern.batch_norm_backward(
-        dy, x, stats, weight, bias, frozen=frozen, needs=needs, y=y if give_y else None, **how
+        dy, x, stats, weight=weight, bias=bias, frozen=frozen, needs=needs, y=y if give_y else None, **how
     )
     want = oracle.backward(dy, x, mean, var, weight, axis=axis, eps=eps, frozen=frozen, y=signs, dtype=LD)
     dx, dweight, dbias = grad_scales(want.dresidual, x, mean, var, weight, axis, eps, frozen)
@@ -125,9 +125,9 @@ SUBSETS = [s for k in range(5) for s in itertools.combinations(EVERY, k)]
 @pytest.mark.parametrize("needs", SUBSETS, ids=lambda s: "+".join(s) or "nothing")
 def test_needs_chooses_and_changes_no_bit(needs, activation, frozen):
     case = cases.make((4, 5, 37), 1)
-    y, stats = bnkern.batch_norm_train(case.x, case.weight, case.bias, activation=activation)
-    args = (case.dy, case.x, stats, case.weight, case.bias)
-    how = {"activation": activation, "y": y, "frozen": frozen}
+    y, stats = bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias, activation=activation)
+    args = (case.dy, case.x, stats)
+    how = {"activation": activation, "y": y, "frozen": frozen, "weight": case.weight, "bias": case.bias}
     everything = bnkern.batch_norm_backward(*args, needs=EVERY, **how)
     some = bnkern.batch_norm_backward(*args, needs=needs, **how)
     for field in EVERY:
@@ -179,17 +179,15 @@ def test_out_of_any_memory_is_filled_and_returned(memory, frozen):
 
 @pytest.mark.parametrize("alias", ["dy", "x"])
 @pytest.mark.parametrize("frozen", [False, True], ids=["batch", "frozen"])
-@pytest.mark.parametrize(
-    ("shape", "axis"), [*cases.SMALL, ((2, 3, 257, 259), 1), ((4097, 37), -1)], ids=cases.label
-)
+@pytest.mark.parametrize(("shape", "axis"), [*cases.SMALL, ((2, 3, 257, 259), 1), ((4097, 37), -1)], ids=cases.label)
 def test_out_may_be_dy_or_x(shape, axis, frozen, alias):
     case = cases.make(shape, axis)
     options = {"axis": axis, "frozen": frozen, "activation": "relu"}
-    _, stats = bnkern.batch_norm_train(case.x, case.weight, case.bias, axis=axis)
-    want = bnkern.batch_norm_backward(case.dy, case.x, stats, case.weight, case.bias, **options)
+    _, stats = bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias, axis=axis)
+    want = bnkern.batch_norm_backward(case.dy, case.x, stats, weight=case.weight, bias=case.bias, **options)
     inputs = {"dy": case.dy.copy(), "x": case.x.copy()}
     grads = bnkern.batch_norm_backward(
-        *inputs.values(), stats, case.weight, case.bias, out=inputs[alias], **options
+        *inputs.values(), stats, weight=case.weight, bias=case.bias, out=inputs[alias], **options
     )
     assert grads.dx is inputs[alias]
     for got, expected in zip(grads[:3], want[:3], strict=True):

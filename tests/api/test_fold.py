@@ -52,11 +52,13 @@ def test_folded_layer_equals_layer_then_batch_norm(kind, groups, with_bias, affi
     beta = beta if affine in ("bias", "both") else None
     kept = w.copy()
 
-    folded = bnkern.fold_batch_norm(w, b, mean, var, gamma, beta, out_axis=out_axis, groups=groups)
-    want = bnkern.batch_norm_inference(layer(x, w, b, groups), mean, var, gamma, beta)
-    np.testing.assert_allclose(
-        layer(x, *folded, groups), want, rtol=1e-12, atol=1e-12
-    )  # sums of at most 36 terms
+    folded = bnkern.fold_batch_norm(
+        w, conv_bias=b, running_mean=mean, running_var=var, weight=gamma, bias=beta, out_axis=out_axis, groups=groups
+    )
+    want = bnkern.batch_norm_inference(
+        layer(x, w, b, groups), running_mean=mean, running_var=var, weight=gamma, bias=beta
+    )
+    np.testing.assert_allclose(layer(x, *folded, groups), want, rtol=1e-12, atol=1e-12)  # sums of at most 36 terms
     assert np.array_equal(w, kept), "the layer's own weight stays"
     assert folded[0].shape == w.shape
     assert folded[1].shape == (12,)
@@ -65,13 +67,13 @@ def test_folded_layer_equals_layer_then_batch_norm(kind, groups, with_bias, affi
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dtype_of_the_layer_is_kept(dtype):
     w = np.ones((3, 2), dtype)
-    folded = bnkern.fold_batch_norm(w, None, np.zeros(3), np.ones(3))
+    folded = bnkern.fold_batch_norm(w, running_mean=np.zeros(3), running_var=np.ones(3))
     assert folded[0].dtype == folded[1].dtype == dtype
 
 
 def test_eps_and_negative_out_axis():
     w = np.ones((2, 3))
     mean, var = np.array([1.0, 2, 3]), np.array([3.0, 8, 15])
-    weight, bias = bnkern.fold_batch_norm(w, None, mean, var, eps=1.0, out_axis=-1)
+    weight, bias = bnkern.fold_batch_norm(w, running_mean=mean, running_var=var, eps=1.0, out_axis=-1)
     np.testing.assert_allclose(weight, np.array([[1 / 2, 1 / 3, 1 / 4]] * 2), rtol=1e-15)
     np.testing.assert_allclose(bias, [-1 / 2, -2 / 3, -3 / 4], rtol=1e-15)

@@ -14,18 +14,16 @@ def check(case, *, weight=None, bias=None, relu=False, residual=None, eps=1e-5, 
     """Training and inference on one case, against the oracle, for any combination of the options."""
     x, axis = case.x if x is None else x, case.axis
     how = {"axis": axis, "eps": eps, "residual": residual, "activation": "relu" if relu else None}
-    y, stats = bnkern.batch_norm_train(x, weight, bias, **how)
+    y, stats = bnkern.batch_norm_train(x, weight=weight, bias=bias, **how)
     mean, var, count = oracle.stats(x, axis, LD)
-    want = oracle.forward(
-        x, mean, var, weight, bias, axis=axis, eps=eps, relu=relu, residual=residual, dtype=LD
-    )
+    want = oracle.forward(x, mean, var, weight, bias, axis=axis, eps=eps, relu=relu, residual=residual, dtype=LD)
     assert y.dtype == x.dtype
     assert stats.count == count
     assert_close(y, want, y_scale(x, mean, var, weight, bias, residual, axis, eps), "y")
-    same = bnkern.batch_norm_inference(x, stats.mean, stats.var, weight, bias, **how)
-    assert same_bits(y, same), (
-        "training and inference are one kernel family: the same bits from the same statistics"
+    same = bnkern.batch_norm_inference(
+        x, running_mean=stats.mean, running_var=stats.var, weight=weight, bias=bias, **how
     )
+    assert same_bits(y, same), "training and inference are one kernel family: the same bits from the same statistics"
     return y
 
 
@@ -89,7 +87,7 @@ def test_eps_stands_inside_the_root(eps):
 def test_inference_takes_eps_zero():
     case = cases.make((5, 4, 9), 1)
     mean, var, _ = oracle.stats(case.x, 1, LD)
-    y = bnkern.batch_norm_inference(case.x, mean.astype(float), var.astype(float), eps=0)
+    y = bnkern.batch_norm_inference(case.x, running_mean=mean.astype(float), running_var=var.astype(float), eps=0)
     want = oracle.forward(case.x, mean, var, eps=0, dtype=LD)
     assert_close(y, want, y_scale(case.x, mean, var, eps=0), "y")
 
@@ -100,15 +98,17 @@ def test_inference_with_statistics_of_its_own(shape, axis, dtype, running):
     case = cases.make(shape, axis, dtype)
     other = cases.make(shape, axis, "float64", seed=1)
     mean, var = other.bias.astype(running), np.square(other.weight).astype(running)
-    y = bnkern.batch_norm_inference(case.x, mean, var, case.weight, case.bias, axis=axis)
+    y = bnkern.batch_norm_inference(
+        case.x, running_mean=mean, running_var=var, weight=case.weight, bias=case.bias, axis=axis
+    )
     want = oracle.forward(case.x, mean, var, case.weight, case.bias, axis=axis, dtype=LD)
     assert_close(y, want, y_scale(case.x, mean, var, case.weight, case.bias, axis=axis), "y")
 
 
 def test_relu_cuts_at_zero_and_nowhere_else():
     case = cases.make((6, 5, 40), 1)
-    plain, _ = bnkern.batch_norm_train(case.x, case.weight, case.bias)
-    fused, _ = bnkern.batch_norm_train(case.x, case.weight, case.bias, activation="relu")
+    plain, _ = bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias)
+    fused, _ = bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias, activation="relu")
     assert 0.2 < np.mean(plain > 0) < 0.8, "the case must have both signs"
     assert np.array_equal(fused, np.maximum(plain, 0))
 
@@ -129,18 +129,26 @@ def test_output_keeps_the_memory_order_of_x(memory, axis):
     x = cases.LAYOUTS[memory](cases.make((3, 4, 5, 6), axis).x)
     y, stats = bnkern.batch_norm_train(x, axis=axis)
     assert y.strides == x.strides
-    assert bnkern.batch_norm_inference(x, stats.mean, stats.var, axis=axis).strides == x.strides
+    assert (
+        bnkern.batch_norm_inference(x, running_mean=stats.mean, running_var=stats.var, axis=axis).strides == x.strides
+    )
 
 
 @pytest.mark.parametrize("memory", cases.LAYOUTS)
 @pytest.mark.parametrize(("shape", "axis"), cases.LAID_OUT, ids=cases.label)
 def test_out_of_any_memory_is_filled_and_returned(shape, axis, memory):
     case = cases.make(shape, axis)
-    want, stats = bnkern.batch_norm_train(case.x, case.weight, case.bias, axis=axis)
+    want, stats = bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias, axis=axis)
     for run in (
-        lambda out: bnkern.batch_norm_train(case.x, case.weight, case.bias, axis=axis, out=out)[0],
+        lambda out: bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias, axis=axis, out=out)[0],
         lambda out: bnkern.batch_norm_inference(
-            case.x, stats.mean, stats.var, case.weight, case.bias, axis=axis, out=out
+            case.x,
+            running_mean=stats.mean,
+            running_var=stats.var,
+            weight=case.weight,
+            bias=case.bias,
+            axis=axis,
+            out=out,
         ),
     ):
         out = cases.LAYOUTS[memory](np.zeros_like(case.x))
@@ -151,18 +159,14 @@ def test_out_of_any_memory_is_filled_and_returned(shape, axis, memory):
         assert np.array_equal(np.isnan(owner), neighbours), "what lies between the strides was written"
 
 
-@pytest.mark.parametrize(
-    "alias", [lambda x: x, lambda x: x[...], lambda x: x.view()], ids=["x", "x[...]", "view"]
-)
-@pytest.mark.parametrize(
-    ("shape", "axis"), [*cases.SMALL, ((2, 3, 257, 259), 1), ((4097, 37), -1)], ids=cases.label
-)
+@pytest.mark.parametrize("alias", [lambda x: x, lambda x: x[...], lambda x: x.view()], ids=["x", "x[...]", "view"])
+@pytest.mark.parametrize(("shape", "axis"), [*cases.SMALL, ((2, 3, 257, 259), 1), ((4097, 37), -1)], ids=cases.label)
 def test_out_may_be_x(shape, axis, alias):
     case = cases.make(shape, axis)
     options = {"axis": axis, "activation": "relu", "residual": case.residual}
-    want, stats = bnkern.batch_norm_train(case.x, case.weight, case.bias, **options)
+    want, stats = bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias, **options)
     x = case.x.copy()
-    y, again = bnkern.batch_norm_train(x, case.weight, case.bias, out=alias(x), **options)
+    y, again = bnkern.batch_norm_train(x, weight=case.weight, bias=case.bias, out=alias(x), **options)
     assert np.shares_memory(x, y)
     assert same_bits(x, want)
     assert same_bits(again.mean, stats.mean)

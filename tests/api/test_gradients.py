@@ -41,10 +41,18 @@ def forward(x, weight, bias, residual, axis, activation, frozen):
     if frozen:
         mean, var, _ = fixed_stats(x.shape[axis])
         return bnkern.batch_norm_inference(
-            x, mean, var, weight, bias, axis=axis, eps=EPS, activation=activation, residual=residual
+            x,
+            running_mean=mean,
+            running_var=var,
+            weight=weight,
+            bias=bias,
+            axis=axis,
+            eps=EPS,
+            activation=activation,
+            residual=residual,
         )
     return bnkern.batch_norm_train(
-        x, weight, bias, axis=axis, eps=EPS, activation=activation, residual=residual
+        x, weight=weight, bias=bias, axis=axis, eps=EPS, activation=activation, residual=residual
     )[0]
 
 
@@ -77,7 +85,8 @@ def test_finite_differences(shape, axis, frozen, affine, activation, residual):
         case.dy,
         case.x,
         stats,
-        *vectors,
+        weight=vectors[0],
+        bias=vectors[1],
         axis=axis,
         eps=EPS,
         frozen=frozen,

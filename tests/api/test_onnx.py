@@ -25,9 +25,11 @@ def node_cases():
 def batch_normalization(x, scale, bias, mean, var, *, epsilon=1e-5, momentum=0.9, training_mode=0):
     """The operator on bnkern: y, or in training mode (y, running_mean, running_var)."""
     if not training_mode:
-        return [bnkern.batch_norm_inference(x, mean, var, scale, bias, eps=epsilon)]
-    y, stats = bnkern.batch_norm_train(x, scale, bias, eps=epsilon)
-    return [y, *bnkern.update_running(mean, var, stats, momentum=1 - momentum, correction=0)]
+        return [
+            bnkern.batch_norm_inference(x, running_mean=mean, running_var=var, weight=scale, bias=bias, eps=epsilon)
+        ]
+    y, stats = bnkern.batch_norm_train(x, weight=scale, bias=bias, eps=epsilon)
+    return [y, *bnkern.update_running(stats, running_mean=mean, running_var=var, momentum=1 - momentum, correction=0)]
 
 
 def attributes(node):

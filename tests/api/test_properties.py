@@ -70,17 +70,17 @@ def test_forward_and_backward(problem, with_weight, with_bias, relu, with_residu
     if frozen:
         stats = bnkern.BatchStats(case.bias.astype(float), np.square(case.weight, dtype=float), count)
         mean, var = stats.mean, stats.var
-        y = bnkern.batch_norm_inference(x, mean, var, weight, bias, residual=given_residual, **how)
+        y = bnkern.batch_norm_inference(
+            x, running_mean=mean, running_var=var, weight=weight, bias=bias, residual=given_residual, **how
+        )
     else:
-        y, stats = bnkern.batch_norm_train(x, weight, bias, residual=given_residual, **how)
+        y, stats = bnkern.batch_norm_train(x, weight=weight, bias=bias, residual=given_residual, **how)
         mean, var, _ = oracle.stats(case.x, axis, LD)
-    want = oracle.forward(
-        case.x, mean, var, weight, bias, axis=axis, eps=eps, relu=relu, residual=residual, dtype=LD
-    )
+    want = oracle.forward(case.x, mean, var, weight, bias, axis=axis, eps=eps, relu=relu, residual=residual, dtype=LD)
     assert_close(y, want, y_scale(case.x, mean, var, weight, bias, residual, axis, eps), "y")
 
     grads = bnkern.batch_norm_backward(
-        dy, x, stats, weight, bias, frozen=frozen, y=y if relu else None, **how
+        dy, x, stats, weight=weight, bias=bias, frozen=frozen, y=y if relu else None, **how
     )
     want = oracle.backward(
         case.dy, case.x, mean, var, weight, axis=axis, eps=eps, frozen=frozen, y=y if relu else None, dtype=LD
@@ -111,9 +111,7 @@ def test_any_split_is_the_whole(problem, data):
     assume(case.x.size > case.channels)
     along = data.draw(st.sampled_from([d for d in range(rank) if d != axis]), label="along")
     cuts = sorted(data.draw(st.lists(st.integers(0, case.x.shape[along]), max_size=4), label="cuts"))
-    parts = list(
-        zip(np.split(move_dy(case.dy), cuts, along), np.split(move_x(case.x), cuts, along), strict=True)
-    )
+    parts = list(zip(np.split(move_dy(case.dy), cuts, along), np.split(move_x(case.x), cuts, along), strict=True))
 
     stats = bnkern.merge_stats(bnkern.batch_stats(x, axis=axis) for _, x in parts)
     mean, var, count = oracle.stats(case.x, axis, LD)
@@ -121,13 +119,13 @@ def test_any_split_is_the_whole(problem, data):
     how = {"weight": case.weight, "bias": case.bias, "axis": axis}
     sums = sum(bnkern.backward_reduce(dy, x, stats, **how) for dy, x in parts)
     dx = np.concatenate([bnkern.backward_apply(dy, x, stats, sums, **how) for dy, x in parts], along)
-    y = np.concatenate([bnkern.batch_norm_inference(x, *stats[:2], **how) for _, x in parts], along)
+    y = np.concatenate(
+        [bnkern.batch_norm_inference(x, running_mean=stats.mean, running_var=stats.var, **how) for _, x in parts], along
+    )
 
     want = oracle.backward(case.dy, case.x, mean, var, case.weight, axis=axis, dtype=LD)
     scales = grad_scales(case.dy, case.x, mean, var, case.weight, axis)
     assert_close(y, oracle.forward(case.x, mean, var, case.weight, case.bias, axis=axis, dtype=LD),
                  y_scale(case.x, mean, var, case.weight, case.bias, None, axis), "y")  # fmt: skip
-    for name, got, scale in zip(
-        ("dx", "dweight", "dbias"), (dx, sums.sum_dy_xhat, sums.sum_dy), scales, strict=True
-    ):
+    for name, got, scale in zip(("dx", "dweight", "dbias"), (dx, sums.sum_dy_xhat, sums.sum_dy), scales, strict=True):
         assert_close(got, getattr(want, name), scale, name, dtype=case.x.dtype)

@@ -34,10 +34,10 @@ def test_update(dtype, running, correction, momentum):
     old = start(5, running)
     new = old[0].copy(), old[1].copy()
     how = {"momentum": momentum, "correction": correction}
-    _, stats = bnkern.batch_norm_train(x, None, None, *new, **how)
+    _, stats = bnkern.batch_norm_train(x, running_mean=new[0], running_var=new[1], **how)
     assert_updated(new, old, stats, momentum, correction)
 
-    pure = bnkern.update_running(*old, stats, **how)
+    pure = bnkern.update_running(stats, running_mean=old[0], running_var=old[1], **how)
     for a, b, before in zip(pure, new, old, strict=True):
         assert same_bits(a, b), "pure and in place are one arithmetic"
         assert not np.shares_memory(a, before)
@@ -49,7 +49,7 @@ def test_defaults_are_the_papers():
     x = cases.make((6, 5, 7), 1).x
     old = start(5, "float32")
     new = old[0].copy(), old[1].copy()
-    _, stats = bnkern.batch_norm_train(x, None, None, *new)
+    _, stats = bnkern.batch_norm_train(x, running_mean=new[0], running_var=new[1])
     assert_updated(new, old, stats, 0.1, 1)
 
 
@@ -60,7 +60,7 @@ def test_cumulative_average_is_algorithm_2():
     batches = [cases.make((6, 5, 7), 1, "float64", seed).x for seed in range(4)]
     mean, var = np.full(5, 1e3), np.full(5, 1e3)
     for k, x in enumerate(batches, 1):
-        bnkern.batch_norm_train(x, None, None, mean, var, momentum=None, num_batches=k)
+        bnkern.batch_norm_train(x, running_mean=mean, running_var=var, momentum=None, num_batches=k)
     means, variances = zip(*(oracle.stats(x, 1, LD)[:2] for x in batches), strict=True)
     np.testing.assert_allclose(
         mean, np.mean(means, axis=0).astype(float), rtol=1e-13
@@ -73,8 +73,8 @@ def test_one_factor_for_cumulative_average_and_momentum():
     stats = bnkern.batch_stats(cases.make((6, 5, 7), 1).x)
     old = start(5, "float64")
     for a, b in zip(
-        bnkern.update_running(*old, stats, momentum=None, num_batches=4),
-        bnkern.update_running(*old, stats, momentum=0.25),
+        bnkern.update_running(stats, running_mean=old[0], running_var=old[1], momentum=None, num_batches=4),
+        bnkern.update_running(stats, running_mean=old[0], running_var=old[1], momentum=0.25),
         strict=True,
     ):
         assert same_bits(a, b)
@@ -95,8 +95,8 @@ def test_buffers_of_any_strides_are_updated_in_place(view):
     old = start(5, "float64")
     mean, var = STRIDED[view](5), STRIDED[view](5)
     mean[...], var[...] = old
-    _, stats = bnkern.batch_norm_train(x, None, None, mean, var)
-    want = bnkern.update_running(*old, stats)
+    _, stats = bnkern.batch_norm_train(x, running_mean=mean, running_var=var)
+    want = bnkern.update_running(stats, running_mean=old[0], running_var=old[1])
     assert np.array_equal(mean, want[0])
     assert np.array_equal(var, want[1])
 
@@ -108,14 +108,14 @@ def test_a_buffer_that_lies_on_itself_is_refused():
         warnings.simplefilter("ignore", DeprecationWarning)
         mean.strides = (0,)
     with pytest.raises(ValueError, match="running_mean: expected one place in memory per element"):
-        bnkern.batch_norm_train(cases.make((6, 5, 7), 1).x, None, None, mean, np.ones(5))
+        bnkern.batch_norm_train(cases.make((6, 5, 7), 1).x, running_mean=mean, running_var=np.ones(5))
 
 
 def test_two_columns_of_one_array_do_not_overlap():
     both = np.zeros((5, 2))
     both[:, 1] = 1
-    _, stats = bnkern.batch_norm_train(cases.make((6, 5, 7), 1).x, None, None, both[:, 0], both[:, 1])
-    want = bnkern.update_running(np.zeros(5), np.ones(5), stats)
+    _, stats = bnkern.batch_norm_train(cases.make((6, 5, 7), 1).x, running_mean=both[:, 0], running_var=both[:, 1])
+    want = bnkern.update_running(stats, running_mean=np.zeros(5), running_var=np.ones(5))
     assert np.array_equal(both.T, want)
 
 
@@ -124,12 +124,12 @@ def test_two_columns_of_one_array_do_not_overlap():
 def test_no_elements_leave_the_buffers_alone(shape):
     old = start(5, "float32")
     new = old[0].copy(), old[1].copy()
-    y, stats = bnkern.batch_norm_train(np.empty(shape, np.float32), None, None, *new)
+    y, stats = bnkern.batch_norm_train(np.empty(shape, np.float32), running_mean=new[0], running_var=new[1])
     assert y.shape == shape
     assert stats.count == 0
     assert same_bits(new[0], old[0])
     assert same_bits(new[1], old[1])
-    for a, b in zip(bnkern.update_running(*old, stats), old, strict=True):
+    for a, b in zip(bnkern.update_running(stats, running_mean=old[0], running_var=old[1]), old, strict=True):
         assert same_bits(a, b)
 
 
@@ -138,7 +138,7 @@ def test_count_equal_to_the_correction_is_refused_and_changes_nothing():
     old = start(2, "float64")
     stats = bnkern.BatchStats(np.ones(2), np.zeros(2), 1)
     with pytest.raises(ValueError, match="correction"):
-        bnkern.update_running(*old, stats)
-    mean, var = bnkern.update_running(*old, stats, correction=0)
+        bnkern.update_running(stats, running_mean=old[0], running_var=old[1])
+    mean, var = bnkern.update_running(stats, running_mean=old[0], running_var=old[1], correction=0)
     np.testing.assert_allclose(mean, 0.9 * old[0] + 0.1, rtol=1e-15)
     np.testing.assert_allclose(var, 0.9 * old[1], rtol=1e-15)

@@ -155,18 +155,17 @@ def test_gradients_of_a_split_batch(shape, axis, dtype, cuts, activation):
     along = shape.index(12)
     how = {"axis": axis, "activation": activation}
     vectors = (case.weight, case.bias)
-    y, stats = bnkern.batch_norm_train(case.x, *vectors, **how)
+    y, stats = bnkern.batch_norm_train(case.x, weight=vectors[0], bias=vectors[1], **how)
     pairs = list(zip(split(case.dy, cuts, along), split(case.x, cuts, along), strict=True))
-    sums = [bnkern.backward_reduce(dy, x, stats, *vectors, **how) for dy, x in pairs]
+    sums = [bnkern.backward_reduce(dy, x, stats, weight=vectors[0], bias=vectors[1], **how) for dy, x in pairs]
     whole = bnkern.GradSums(*(sum(column) for column in zip(*sums, strict=True)))
     dx = np.concatenate(
-        [bnkern.backward_apply(dy, x, stats, whole, *vectors, **how) for dy, x in pairs], axis=along
+        [bnkern.backward_apply(dy, x, stats, whole, weight=vectors[0], bias=vectors[1], **how) for dy, x in pairs],
+        axis=along,
     )
 
     mean, var, _ = oracle.stats(case.x, axis, LD)
-    want = oracle.backward(
-        case.dy, case.x, mean, var, case.weight, axis=axis, y=y if activation else None, dtype=LD
-    )
+    want = oracle.backward(case.dy, case.x, mean, var, case.weight, axis=axis, y=y if activation else None, dtype=LD)
     scales = grad_scales(want.dresidual, case.x, mean, var, case.weight, axis)
     assert whole.sum_dy.dtype == whole.sum_dy_xhat.dtype == np.float64
     for name, got, expected, scale in zip(
@@ -181,11 +180,11 @@ def test_gradients_of_a_split_batch(shape, axis, dtype, cuts, activation):
 def test_one_part_gives_the_bits_of_batch_norm_backward(shape, axis, dtype, with_y):
     case = cases.make(shape, axis, dtype)
     how = {"axis": axis, "activation": "relu"}
-    y, stats = bnkern.batch_norm_train(case.x, case.weight, case.bias, **how)
+    y, stats = bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias, **how)
     how |= {"y": y} if with_y else {}
-    args = (stats, case.weight, case.bias)
-    grads = bnkern.batch_norm_backward(case.dy, case.x, *args, **how)
-    sums = bnkern.backward_reduce(case.dy, case.x, *args, **how)
+    vectors = {"weight": case.weight, "bias": case.bias}
+    grads = bnkern.batch_norm_backward(case.dy, case.x, stats, **vectors, **how)
+    sums = bnkern.backward_reduce(case.dy, case.x, stats, **vectors, **how)
     assert same_bits(sums.sum_dy_xhat.astype(dtype), grads.dweight)
     assert same_bits(sums.sum_dy.astype(dtype), grads.dbias)
-    assert same_bits(bnkern.backward_apply(case.dy, case.x, stats, sums, *args[1:], **how), grads.dx)
+    assert same_bits(bnkern.backward_apply(case.dy, case.x, stats, sums, **vectors, **how), grads.dx)

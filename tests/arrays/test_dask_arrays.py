@@ -33,12 +33,12 @@ CHUNKS = {
 
 
 def everything(x, dy, w, b, r):
-    y, stats = bnkern.batch_norm_train(x, w, b, residual=r, activation="relu")
+    y, stats = bnkern.batch_norm_train(x, weight=w, bias=b, residual=r, activation="relu")
     how = {"activation": "relu", "y": y, "needs": ("x", "weight", "bias", "residual")}
-    grads = bnkern.batch_norm_backward(dy, x, stats, w, b, **how)
-    sums = bnkern.backward_reduce(dy, x, stats, w, b)
-    dx = bnkern.backward_apply(dy, x, stats, sums, w, b)
-    frozen = bnkern.batch_norm_backward(dy, x, stats, w, frozen=True, needs=("x",)).dx
+    grads = bnkern.batch_norm_backward(dy, x, stats, weight=w, bias=b, **how)
+    sums = bnkern.backward_reduce(dy, x, stats, weight=w, bias=b)
+    dx = bnkern.backward_apply(dy, x, stats, sums, weight=w, bias=b)
+    frozen = bnkern.batch_norm_backward(dy, x, stats, weight=w, frozen=True, needs=("x",)).dx
     return y, stats.mean, stats.var, *grads, *sums, dx, frozen
 
 
@@ -87,10 +87,10 @@ def test_the_other_functions_stay_lazy():
     case = cases.make((6, 5, 4), 1)
     x, mean, var = (da.from_array(a, chunks=3) for a in (case.x, case.bias, case.weight**2))
     stats = bnkern.merge_stats([bnkern.batch_stats(x[:2]), bnkern.batch_stats(x[2:])])
-    running = bnkern.update_running(mean, var, stats)
-    folded = bnkern.fold_batch_norm(x[0], None, mean, var)
+    running = bnkern.update_running(stats, running_mean=mean, running_var=var)
+    folded = bnkern.fold_batch_norm(x[0], running_mean=mean, running_var=var)
     assert all(isinstance(a, da.Array) for a in (*stats[:2], *running, *folded))
-    want = bnkern.update_running(case.bias, case.weight**2, bnkern.batch_stats(case.x))
+    want = bnkern.update_running(bnkern.batch_stats(case.x), running_mean=case.bias, running_var=case.weight**2)
     for got, expected in zip(computed(*running), want, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-6)
 
@@ -114,7 +114,7 @@ def test_unknown_chunk_sizes_are_refused_by_name():
         bnkern.batch_norm_train(x[da.from_array(np.ones(4, bool), chunks=2)])
     weight = da.from_array(np.ones(3), chunks=2)
     with pytest.raises(ValueError, match=r"weight: expected shape \(3,\)"):
-        bnkern.batch_norm_train(x, weight[weight > 0])
+        bnkern.batch_norm_train(x, weight=weight[weight > 0])
 
 
 def test_chunks_of_other_libraries_are_refused_by_name():

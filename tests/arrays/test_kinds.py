@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from bnkern._kinds import KINDS, OTHER
+from bnkern.backends import Backend
 from helpers import cases
 from helpers.libraries import of_framework
 
 import bnkern
 from bnkern import _dispatch
 from bnkern._dispatch import BACKENDS
-from bnkern._kinds import KINDS, OTHER
-from bnkern.backends import Backend
 
 PROTOCOL = [name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")]
 

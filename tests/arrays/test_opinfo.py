@@ -4,7 +4,7 @@ import pytest
 from helpers.libraries import of_framework
 
 import bnkern
-from bnkern._args import READY
+from bnkern._dtypes import DTYPES
 
 torch = of_framework("torch")
 pytest.importorskip("expecttest", reason="expecttest is not installed, which torch.testing needs")
@@ -30,7 +30,7 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, [e.detach().to(a.dtype) for a, e in zip(actual, expected, strict=True)])
 
 
-@pytest.mark.parametrize("dtype", READY)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_functional_batch_norm(dtype):
     """Every sample of torch.nn.functional.batch_norm with all of its gradients."""
     tried = 0
@@ -44,12 +44,19 @@ def test_functional_batch_norm(dtype):
             continue
         tried += 1
         if training:
-            y, stats = bnkern.batch_norm_train(x, weight, bias, mean, var, momentum=momentum, eps=eps)
+            y, stats = bnkern.batch_norm_train(
+                x, weight=weight, bias=bias, running_mean=mean, running_var=var, momentum=momentum, eps=eps
+            )
         else:
-            y, stats = bnkern.batch_norm_inference(x, mean, var, weight, bias, eps=eps), (mean, var, None)
+            y, stats = (
+                bnkern.batch_norm_inference(x, running_mean=mean, running_var=var, weight=weight, bias=bias, eps=eps),
+                (mean, var, None),
+            )
         dy = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).reshape(x.shape)
         needs = [name for name, t in (("x", x), ("weight", weight), ("bias", bias)) if t is not None]
-        grads = bnkern.batch_norm_backward(dy, x, stats, weight, bias, frozen=not training, eps=eps, needs=needs)
+        grads = bnkern.batch_norm_backward(
+            dy, x, stats, weight=weight, bias=bias, frozen=not training, eps=eps, needs=needs
+        )
 
         x, *running, weight, bias = wide(given)
         expected = torch.nn.functional.batch_norm(x, *running, weight, bias, training, momentum, eps)
@@ -61,7 +68,7 @@ def test_functional_batch_norm(dtype):
     assert tried >= 10
 
 
-@pytest.mark.parametrize("dtype", READY)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_native_batch_norm(dtype):
     """Every sample of torch.native_batch_norm in training, for what it saves: mean and 1 / sqrt(var + eps)."""
     tried = 0
@@ -71,7 +78,9 @@ def test_native_batch_norm(dtype):
             continue
         tried += 1
         x, weight, bias, mean, var = copies(tensors)
-        y, stats = bnkern.batch_norm_train(x, weight, bias, mean, var, momentum=momentum, eps=eps)
+        y, stats = bnkern.batch_norm_train(
+            x, weight=weight, bias=bias, running_mean=mean, running_var=var, momentum=momentum, eps=eps
+        )
         expected, *saved = torch.native_batch_norm(*wide(tensors), training, momentum, eps)
         assert_close([y], [expected])
         torch.testing.assert_close([stats.mean, torch.rsqrt(stats.var + eps)], saved, check_dtype=False)

@@ -63,11 +63,7 @@ def test_odd_memory_gives_the_same_bits(odd, shape, axis, dtype, which, tmp_path
     case = cases.make(shape, axis, dtype)
     if dtype == "bfloat16" and odd.startswith("byte-swapped"):
         pytest.skip(f"NumPy has no byte-swapped {dtype}")
-    move = {
-        name: ODD[odd](getattr(case, name), tmp_path)
-        for name in ("x", "dy", "residual")
-        if which in (name, "all")
-    }
+    move = {name: ODD[odd](getattr(case, name), tmp_path) for name in ("x", "dy", "residual") if which in (name, "all")}
     got, want = cases.everything(replace(case, **move)), cases.everything(case)
     for key, value in want.items():
         assert np.asarray(got[key]).dtype.isnative
@@ -160,26 +156,33 @@ def test_empty_arrays(shape, axis, dtype, affine):
     running = np.full(channels, 3.0), np.full(channels, 5.0)
     residual = np.empty(shape, dtype)
     how = {"axis": axis, "activation": "relu"}
-    y, stats = bnkern.batch_norm_train(x, *vectors, *running, residual=residual, **how)
+    y, stats = bnkern.batch_norm_train(
+        x, weight=vectors[0], bias=vectors[1], running_mean=running[0], running_var=running[1], residual=residual, **how
+    )
     assert y.shape == shape
     assert y.dtype == dtype
     assert stats.count == 0
     assert stats.mean.shape == stats.var.shape == (channels,)
     assert np.all(running[0] == 3)
     assert np.all(running[1] == 5)
-    assert bnkern.batch_norm_inference(x, *running, *vectors, **how).shape == shape
+    assert (
+        bnkern.batch_norm_inference(
+            x, running_mean=running[0], running_var=running[1], weight=vectors[0], bias=vectors[1], **how
+        ).shape
+        == shape
+    )
     for frozen in (False, True):
-        grads = bnkern.batch_norm_backward(x, x, stats, *vectors, frozen=frozen, y=y, **how)
+        grads = bnkern.batch_norm_backward(x, x, stats, weight=vectors[0], bias=vectors[1], frozen=frozen, y=y, **how)
         assert grads.dx.shape == shape
         assert grads.dweight.shape == grads.dbias.shape == (channels,)
         assert not np.any(grads.dweight)
         assert not np.any(grads.dbias)
-    sums = bnkern.backward_reduce(x, x, stats, *vectors, **how)
+    sums = bnkern.backward_reduce(x, x, stats, weight=vectors[0], bias=vectors[1], **how)
     assert not np.any(sums.sum_dy)
     assert not np.any(sums.sum_dy_xhat)
-    assert bnkern.backward_apply(x, x, stats, sums, *vectors, **how).shape == shape
+    assert bnkern.backward_apply(x, x, stats, sums, weight=vectors[0], bias=vectors[1], **how).shape == shape
     out = np.empty(shape, dtype)
-    assert bnkern.batch_norm_train(x, *vectors, out=out, **how)[0] is out
+    assert bnkern.batch_norm_train(x, weight=vectors[0], bias=vectors[1], out=out, **how)[0] is out
 
 
 # ---------------------------------------------------------------- no warning, whatever NumPy's error state
@@ -202,5 +205,5 @@ def test_no_floating_point_warning(values):
     cases.everything(cases.Case(x, x, np.ones(5, np.float32), np.zeros(5, np.float32), x, 1))
     stats = bnkern.batch_stats(x)
     bnkern.merge_stats([stats, stats])
-    bnkern.update_running(np.zeros(5, np.float32), np.ones(5, np.float32), stats)
-    bnkern.fold_batch_norm(x[:5, 0], None, x[0, :, 0], x[1, :, 0] ** 0)
+    bnkern.update_running(stats, running_mean=np.zeros(5, np.float32), running_var=np.ones(5, np.float32))
+    bnkern.fold_batch_norm(x[:5, 0], running_mean=x[0, :, 0], running_var=x[1, :, 0] ** 0)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import bnkern
-from bnkern import _bench, _measure
-from bnkern._cli import main
-from bnkern._measure import LAYOUTS, OPS, kernel, limit, make_case, measure
+from bnkern.cli import bench as _bench
+from bnkern.cli import measure as _measure
+from bnkern.cli.main import main
+from bnkern.cli.measure import LAYOUTS, OPS, kernel, limit, make_case, measure
 
 SHAPE = (3, 8, 5, 7)
 
@@ -65,10 +66,14 @@ def test_kernel_is_the_public_call(op, layout):
     case = make_case(SHAPE, layout)
     x, dy, w, b, axis = case.x, case.dy, case.weight, case.bias, case.axis
     expected = {
-        "inference": lambda **k: bnkern.batch_norm_inference(x, case.mean, case.var, w, b, axis=axis, **k),
-        "train": lambda **k: bnkern.batch_norm_train(x, w, b, axis=axis, **k)[0],
-        "backward": lambda **k: bnkern.batch_norm_backward(dy, x, case.stats, w, b, axis=axis, **k).dx,
-        "frozen": lambda **k: bnkern.batch_norm_backward(dy, x, case.stats, w, b, axis=axis, frozen=True, **k).dx,
+        "inference": lambda **k: bnkern.batch_norm_inference(
+            x, running_mean=case.mean, running_var=case.var, weight=w, bias=b, axis=axis, **k
+        ),
+        "train": lambda **k: bnkern.batch_norm_train(x, weight=w, bias=b, axis=axis, **k)[0],
+        "backward": lambda **k: bnkern.batch_norm_backward(dy, x, case.stats, weight=w, bias=b, axis=axis, **k).dx,
+        "frozen": lambda **k: (
+            bnkern.batch_norm_backward(dy, x, case.stats, weight=w, bias=b, axis=axis, frozen=True, **k).dx
+        ),
         "stats": lambda **k: bnkern.batch_stats(x, axis=axis).mean,
     }[op]
     assert_same(kernel(case, op)(), expected())

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import bnkern
-from bnkern import _cli, _config
-from bnkern._cli import main
+from bnkern import _config
+from bnkern.cli import info
+from bnkern.cli import main as command
+from bnkern.cli.main import main
 
 # --- the command line -------------------------------------------------------------------------------------
 
@@ -18,8 +20,8 @@ from bnkern._cli import main
 def test_overview_names_every_command(capsys):
     assert main([]) == 0
     out = capsys.readouterr().out
-    for name, command in _cli.COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(command.purpose)}$", out, re.MULTILINE)
+    for name, entry in command.COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(entry.purpose)}$", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *(["info", "--help"], ["demo", "--help"])])
@@ -49,7 +51,7 @@ def test_interrupted(capsys, monkeypatch):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_config, "run", interrupted)
+    monkeypatch.setattr(info, "run", interrupted)
     assert main(["info"]) == 130
     assert capsys.readouterr().err == "bnkern info: interrupted\n"
 
@@ -65,11 +67,11 @@ def test_module_is_the_command(tmp_path):
 def test_nothing_optional_is_imported_for_information(python):
     python(
         "import sys\n"
-        "from bnkern._cli import main\n"
+        "from bnkern.cli.main import main\n"
         "assert main([]) == 0\n"
-        "assert not {'bnkern._config', 'bnkern.demo'} & set(sys.modules)\n"
+        "assert not {'bnkern._config', 'bnkern.cli.info', 'bnkern.cli.demo'} & set(sys.modules)\n"
         "assert main(['info']) == 0\n"
-        "assert not {'rich', 'matplotlib', 'sklearn', 'torch', 'bnkern.demo'} & set(sys.modules)\n"
+        "assert not {'rich', 'matplotlib', 'sklearn', 'torch', 'bnkern.cli.demo'} & set(sys.modules)\n"
     )
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from threadpoolctl import threadpool_info
 
 import bnkern
-from bnkern._cli import main
-from bnkern.demo import command, data, network, picture, report, training
-from bnkern.demo.errors import DemoError
+from bnkern.cli.demo import command, data, network, picture, report, training
+from bnkern.cli.demo.errors import DemoError
+from bnkern.cli.main import main
 
 # --- the network ------------------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ def test_a_missing_extra_is_one_line(capsys, monkeypatch, absent, named):
     assert main(["demo", "--quick"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"bnkern demo: needs {named}, of the extra 'demo': pip install \"bnkern[demo]\"\n"
+    assert err == f"bnkern demo: needs {named}, of the extra 'demo': pip install '.[demo]', from the source folder\n"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from bnkern.demo import data
+from bnkern.cli.demo import data
 
 
 def idx(array, code=8):

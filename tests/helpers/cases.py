@@ -52,9 +52,7 @@ HUGE = [  # 9 MB in float32: written past the caches
     ((201, 11_300), -1),
 ]
 
-EVERY_AXIS = [
-    ((5, 4, 3, 2, 3, 4)[:rank], axis) for rank in range(2, 7) for axis in [*range(rank), *range(-rank, 0)]
-]
+EVERY_AXIS = [((5, 4, 3, 2, 3, 4)[:rank], axis) for rank in range(2, 7) for axis in [*range(rank), *range(-rank, 0)]]
 SIZED = {  # one size, in every role
     "inner": lambda size: ((3, 2, size), 1),
     "channels": lambda size: ((3, size), 1),
@@ -166,7 +164,9 @@ def everything(case, *, out=lambda like: None):
     running_mean, running_var = np.zeros_like(w), np.ones_like(w)
     result = {}
 
-    y, stats = bnkern.batch_norm_train(x, w, b, running_mean, running_var, axis=axis, out=out(x))
+    y, stats = bnkern.batch_norm_train(
+        x, weight=w, bias=b, running_mean=running_mean, running_var=running_var, axis=axis, out=out(x)
+    )
     result |= {
         "y": y,
         "mean": stats.mean,
@@ -176,11 +176,11 @@ def everything(case, *, out=lambda like: None):
     }
     result["bare y"], _ = bnkern.batch_norm_train(x, axis=axis, out=out(x))
     result["inference y"] = bnkern.batch_norm_inference(
-        x, running_mean, running_var, w, b, axis=axis, out=out(x)
+        x, running_mean=running_mean, running_var=running_var, weight=w, bias=b, axis=axis, out=out(x)
     )
-    result["relu y"], _ = bnkern.batch_norm_train(x, w, b, axis=axis, activation="relu", out=out(x))
+    result["relu y"], _ = bnkern.batch_norm_train(x, weight=w, bias=b, axis=axis, activation="relu", out=out(x))
     fused = {"axis": axis, "activation": "relu"}
-    result["residual y"], _ = bnkern.batch_norm_train(x, w, b, residual=r, out=out(x), **fused)
+    result["residual y"], _ = bnkern.batch_norm_train(x, weight=w, bias=b, residual=r, out=out(x), **fused)
 
     variants = {
         "": {},
@@ -193,20 +193,20 @@ def everything(case, *, out=lambda like: None):
         },
     }
     for key, options in variants.items():
-        grads = bnkern.batch_norm_backward(dy, x, stats, w, b, axis=axis, out=out(x), **options)
+        grads = bnkern.batch_norm_backward(dy, x, stats, weight=w, bias=b, axis=axis, out=out(x), **options)
         result |= {key + field: value for field, value in grads._asdict().items() if value is not None}
-    sums = bnkern.backward_reduce(dy, x, stats, w, b, **fused)
+    sums = bnkern.backward_reduce(dy, x, stats, weight=w, bias=b, **fused)
     result |= sums._asdict()
-    result["applied dx"] = bnkern.backward_apply(dy, x, stats, sums, w, b, out=out(x), **fused)
+    result["applied dx"] = bnkern.backward_apply(dy, x, stats, sums, weight=w, bias=b, out=out(x), **fused)
     return result
 
 
 def essentials(case, *, out=lambda like: None):
     """Training forward and backward alone, with ReLU and residual: for large arrays."""
     w, b, how = case.weight, case.bias, {"axis": case.axis, "activation": "relu"}
-    y, stats = bnkern.batch_norm_train(case.x, w, b, residual=case.residual, out=out(case.x), **how)
+    y, stats = bnkern.batch_norm_train(case.x, weight=w, bias=b, residual=case.residual, out=out(case.x), **how)
     how |= {"y": y, "needs": ("x", "weight", "bias", "residual")}
-    grads = bnkern.batch_norm_backward(case.dy, case.x, stats, w, b, out=out(case.x), **how)
+    grads = bnkern.batch_norm_backward(case.dy, case.x, stats, weight=w, bias=b, out=out(case.x), **how)
     return {"y": y, "mean": stats.mean, "var": stats.var, **grads._asdict()}
 
 
@@ -228,9 +228,7 @@ def sha(results):
 def fingerprints(problems, dtypes=DTYPES, results=everything):
     """{case: SHA of the results} over a list of (shape, axis)."""
     return {
-        name(shape, axis, dtype): sha(results(make(shape, axis, dtype)))
-        for shape, axis in problems
-        for dtype in dtypes
+        name(shape, axis, dtype): sha(results(make(shape, axis, dtype))) for shape, axis in problems for dtype in dtypes
     }
 
 

@@ -252,17 +252,17 @@ def _modules():
 def installed(of=None):
     """CuPy's place, for as long as the block lasts; yields the chip."""
     global chip
-    from bnkern import _dispatch, _kinds
-    from bnkern.backends import _cuda_launch
+    from bnkern import _dispatch, arrays
+    from bnkern.engines.cuda import launch
 
     def forget():
         for name in [n for n in sys.modules if n.split(".")[0] == "cupy" or n.startswith("array_api_compat.cupy")]:
             del sys.modules[name]
-        for remembered in (_kinds._libraries, _dispatch._chosen):
-            remembered.pop(ndarray, None)
-        _cuda_launch._kernel.cache_clear()
-        _cuda_launch._module.cache_clear()
-        _cuda_launch._own.scratch.clear()
+        arrays._by_type.pop(ndarray, None)
+        _dispatch._routes.clear()
+        launch._kernel.cache_clear()
+        launch._module.cache_clear()
+        launch._own.scratch.clear()
 
     before = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "cupy"}
     forget()

@@ -106,21 +106,30 @@ class Problem:
     def check_forward(self):
         c, axis = self.case, self.case.axis
         running = [self.put(np.zeros(c.channels)), self.put(np.ones(c.channels))]
-        y, self.stats = bnkern.batch_norm_train(self.x, self.weight, self.bias, *running, axis=axis)
+        y, self.stats = bnkern.batch_norm_train(
+            self.x, weight=self.weight, bias=self.bias, running_mean=running[0], running_var=running[1], axis=axis
+        )
         self._y(y, "y", weight=c.weight, bias=c.bias)
         unbiased = oracle.unbiased(self.var, self.count)
         np.testing.assert_allclose(self.get(running[0]).astype(LD), 0.1 * self.mean, rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(self.get(running[1]).astype(LD), 0.9 + 0.1 * unbiased, rtol=1e-6)
         bare, _ = bnkern.batch_norm_train(self.x, axis=axis)
         self._y(bare, "bare y")
-        again = bnkern.batch_norm_inference(self.x, *self.stats[:2], self.weight, self.bias, axis=axis)
+        again = bnkern.batch_norm_inference(
+            self.x,
+            running_mean=self.stats.mean,
+            running_var=self.stats.var,
+            weight=self.weight,
+            bias=self.bias,
+            axis=axis,
+        )
         assert compare.same_bits(self.get(again), self.get(y)), "training is not statistics and then inference"
         fused = {"axis": axis, "activation": "relu", "residual": self.residual}
-        self.fused, _ = bnkern.batch_norm_train(self.x, self.weight, self.bias, **fused)
+        self.fused, _ = bnkern.batch_norm_train(self.x, weight=self.weight, bias=self.bias, **fused)
         self._y(self.fused, "y with residual and ReLU", weight=c.weight, bias=c.bias, residual=c.residual, relu=True)
         place = self.put(c.x)  # in memory of its own, so it is asked twice
-        y, _ = bnkern.batch_norm_train(place, self.weight, self.bias, axis=axis)
-        bnkern.batch_norm_train(place, self.weight, self.bias, axis=axis, out=place)
+        y, _ = bnkern.batch_norm_train(place, weight=self.weight, bias=self.bias, axis=axis)
+        bnkern.batch_norm_train(place, weight=self.weight, bias=self.bias, axis=axis, out=place)
         assert compare.same_bits(self.get(place), self.get(y)), "in place"
 
     def _grads(self, got, name, y=None, **options):
@@ -139,7 +148,7 @@ class Problem:
     def _backward(self, **options):
         needs = {"needs": ("x", "weight", "bias", "residual")} | options
         return bnkern.batch_norm_backward(
-            self.dy, self.x, self.stats, self.weight, self.bias, axis=self.case.axis, **needs
+            self.dy, self.x, self.stats, weight=self.weight, bias=self.bias, axis=self.case.axis, **needs
         )
 
     def check_backward(self):
@@ -155,7 +164,9 @@ class Problem:
 
     def check_relu(self):
         self._grads(self._backward(activation="relu", y=self.fused), "residual", y=self.fused)
-        y, _ = bnkern.batch_norm_train(self.x, self.weight, self.bias, axis=self.case.axis, activation="relu")
+        y, _ = bnkern.batch_norm_train(
+            self.x, weight=self.weight, bias=self.bias, axis=self.case.axis, activation="relu"
+        )
         recomputed = self._backward(activation="relu", needs=("x", "weight", "bias"))
         self._grads(recomputed, "relu", y=y)
         told = self._backward(activation="relu", y=y, needs=("x", "weight", "bias"))
@@ -176,9 +187,9 @@ class Problem:
         halves = [(*cut, slice(None, n)), (*cut, slice(n, None))]
         parts = [(self.put(np.ascontiguousarray(c.dy[h])), self.put(np.ascontiguousarray(c.x[h]))) for h in halves]
         stats = bnkern.merge_stats([bnkern.batch_stats(x, axis=c.axis) for _, x in parts])
-        args = stats, self.weight, self.bias
-        sums = sum(bnkern.backward_reduce(dy, x, *args, axis=c.axis) for dy, x in parts)
-        dx = [bnkern.backward_apply(dy, x, stats, sums, *args[1:], axis=c.axis) for dy, x in parts]
+        vectors = {"weight": self.weight, "bias": self.bias}
+        sums = sum(bnkern.backward_reduce(dy, x, stats, **vectors, axis=c.axis) for dy, x in parts)
+        dx = [bnkern.backward_apply(dy, x, stats, sums, **vectors, axis=c.axis) for dy, x in parts]
         whole = np.concatenate([self.get(d) for d in dx], axis=axis)
         grads = bnkern.BatchNormGrads(self.put(whole), *map(self.put, map(self.get, reversed(sums))), None)
         self._grads(grads, "parts")

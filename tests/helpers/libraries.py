@@ -1,6 +1,6 @@
 """The kinds of array the suite runs on: how each is made of a NumPy array, read back, and called.
 
-`Backend` lists them. What is missing here is skipped by name; what a kind can do is read from `bnkern._kinds.KINDS`,
+`Backend` lists them. What is missing here is skipped by name; what a kind can do is read from `bnkern.arrays.kinds()`,
 the declaration that the dispatch works by.
 """
 
@@ -12,19 +12,20 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from bnkern._kinds import KINDS, OTHER
+from bnkern.arrays import kinds
 
 
 class Numpy:
     """A kind of array; the base of the others."""
 
     package = "numpy"
-    row = "numpy", ""  # in KINDS
+    row = "numpy", ""  # of kinds()
     same_bits = True  # as plain NumPy arrays give, in what the kernels compute
 
     @property
     def kind(self):
-        return KINDS.get(self.row) or KINDS.get((self.row[0], "")) or OTHER
+        found = kinds()
+        return found.get(self.row) or found.get((self.row[0], "")) or found["", ""]
 
     @property
     def writable(self):

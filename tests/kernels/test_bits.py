@@ -67,15 +67,15 @@ def test_every_alignment_of_the_data(shape, axis, dtype):
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 def test_x_dy_and_out_may_be_aligned_differently(dtype):
     case = cases.make((2, 3, 64, 65), 1, dtype)
-    want, stats = bnkern.batch_norm_train(case.x, case.weight, case.bias)
-    grads = digests(bnkern.batch_norm_backward(case.dy, case.x, stats, case.weight, case.bias)._asdict())
+    want, stats = bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias)
+    grads = digests(bnkern.batch_norm_backward(case.dy, case.x, stats, weight=case.weight, bias=case.bias)._asdict())
     step = case.x.itemsize
     for k in range(0, 64, step):
         x, dy = cases.place(case.x, k), cases.place(case.dy, (5 * k + step) % 64)
         out = cases.place(case.x, (3 * k + 2 * step) % 64)
-        y, _ = bnkern.batch_norm_train(x, case.weight, case.bias, out=out)
+        y, _ = bnkern.batch_norm_train(x, weight=case.weight, bias=case.bias, out=out)
         assert y.tobytes() == want.tobytes()
-        got = bnkern.batch_norm_backward(dy, x, stats, case.weight, case.bias, out=out)
+        got = bnkern.batch_norm_backward(dy, x, stats, weight=case.weight, bias=case.bias, out=out)
         assert differing(got._asdict(), grads) == []
 
 

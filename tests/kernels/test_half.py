@@ -46,7 +46,7 @@ def test_a_nan_with_a_full_payload_stays_nan(dtype, bits, axis):
     vector.view(np.uint32)[::2] = bits
     plain = np.ones_like(vector)
     for mean, var, weight, bias in (np.roll([vector, plain, plain, plain], k, axis=0) for k in range(4)):
-        y = bnkern.batch_norm_inference(case.x, mean, var, weight, bias, axis=axis)
+        y = bnkern.batch_norm_inference(case.x, running_mean=mean, running_var=var, weight=weight, bias=bias, axis=axis)
         nan = np.moveaxis(np.isnan(y.astype(np.float32)), axis, 0)
         assert nan[::2].all()
         assert not nan[1::2].any()
@@ -83,13 +83,15 @@ def test_statistics_are_those_of_the_values_in_float32(dtype, axis):
     """Each 16-bit value is a float32 too: statistics, sums and coefficients are the same, y is rounded once more."""
     case = cases.make((5, 33, 17, 33), axis, dtype)
     wide = case.map(lambda a: a.astype(np.float32))
-    y, stats = bnkern.batch_norm_train(case.x, case.weight, case.bias, axis=axis)
-    want, want_stats = bnkern.batch_norm_train(wide.x, case.weight.astype("f4"), case.bias.astype("f4"), axis=axis)
+    y, stats = bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias, axis=axis)
+    want, want_stats = bnkern.batch_norm_train(
+        wide.x, weight=case.weight.astype("f4"), bias=case.bias.astype("f4"), axis=axis
+    )
     assert same_bits(stats.mean, want_stats.mean)
     assert same_bits(stats.var, want_stats.var)
     assert same_bits(y, want.astype(dtype))
-    grads = bnkern.batch_norm_backward(case.dy, case.x, stats, case.weight, axis=axis)
-    want = bnkern.batch_norm_backward(wide.dy, wide.x, stats, case.weight.astype("f4"), axis=axis)
+    grads = bnkern.batch_norm_backward(case.dy, case.x, stats, weight=case.weight, axis=axis)
+    want = bnkern.batch_norm_backward(wide.dy, wide.x, stats, weight=case.weight.astype("f4"), axis=axis)
     assert same_bits(grads.dx, want.dx.astype(dtype))
     assert grads.dweight.dtype == grads.dbias.dtype == np.dtype(dtype)
     assert units(grads.dbias, want.dbias.astype(LD), want.dbias.astype(LD)) <= 0.501

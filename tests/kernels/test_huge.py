@@ -31,7 +31,7 @@ def test_more_elements_than_31_bits_count(shape, axis):
         assert stats.mean[c] == pytest.approx(values.mean(), abs=1e-5)
         assert stats.var[c] == pytest.approx(values.var(), rel=1e-5)
     end = np.s_[-1:, :, -2_000:] if axis == 1 else np.s_[-2_000:]
-    want = bnkern.batch_norm_inference(x[end].copy(), stats.mean, stats.var, axis=axis)
+    want = bnkern.batch_norm_inference(x[end].copy(), running_mean=stats.mean, running_var=stats.var, axis=axis)
     y, same = bnkern.batch_norm_train(x, axis=axis, out=x)
     assert same_bits(same.mean, stats.mean)
     assert same_bits(y[end].copy(), want)
@@ -46,19 +46,19 @@ def test_more_elements_than_31_bits_count(shape, axis):
 def test_more_channels_and_samples_than_16_bits_count(shape, axis, dtype):
     """The same values with the long axis in two parts, or the channels in two halves."""
     case = cases.make(shape, axis, dtype)
-    y, stats = bnkern.batch_norm_train(case.x, case.weight, case.bias, axis=axis)
-    grads = bnkern.batch_norm_backward(case.dy, case.x, stats, case.weight, case.bias, axis=axis)
+    y, stats = bnkern.batch_norm_train(case.x, weight=case.weight, bias=case.bias, axis=axis)
+    grads = bnkern.batch_norm_backward(case.dy, case.x, stats, weight=case.weight, bias=case.bias, axis=axis)
     if case.channels < 1 << 16:
         parts = [bnkern.batch_stats(part, axis=axis) for part in (case.x[:65_000], case.x[65_000:])]
         np.testing.assert_allclose(bnkern.merge_stats(parts).var, stats.var, rtol=1e-6)
-        last = case.x[-5:], stats.mean, stats.var, case.weight, case.bias
-        assert same_bits(y[-5:], bnkern.batch_norm_inference(*last, axis=axis))
+        given = {"running_mean": stats.mean, "running_var": stats.var, "weight": case.weight, "bias": case.bias}
+        assert same_bits(y[-5:], bnkern.batch_norm_inference(case.x[-5:], axis=axis, **given))
         return
     cut = [slice(None)] * len(shape)
     cut[axis] = slice(65_530, None)
     x, dy, w, b = case.x[tuple(cut)], case.dy[tuple(cut)], case.weight[65_530:], case.bias[65_530:]
-    want, want_stats = bnkern.batch_norm_train(x, w, b, axis=axis)
+    want, want_stats = bnkern.batch_norm_train(x, weight=w, bias=b, axis=axis)
     assert same_bits(y[tuple(cut)], want)
-    want = bnkern.batch_norm_backward(dy, x, want_stats, w, b, axis=axis)
+    want = bnkern.batch_norm_backward(dy, x, want_stats, weight=w, bias=b, axis=axis)
     assert same_bits(grads.dx[tuple(cut)], want.dx)
     assert same_bits(grads.dweight[65_530:], want.dweight)

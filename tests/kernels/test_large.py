@@ -25,10 +25,14 @@ def in_parts(case, stats, sums):
     rows = max(1, len(case.x) * 60_000 // case.x.size)
     for k in range(0, len(case.x), rows):
         x, dy, r = (a[k : k + rows] for a in (case.x, case.dy, case.residual))
-        ys.append(bnkern.batch_norm_inference(x, stats.mean, stats.var, *vectors, residual=r, **how))
-        dxs.append(bnkern.backward_apply(dy, x, stats, sums, *vectors, y=ys[-1], **how))
+        ys.append(
+            bnkern.batch_norm_inference(
+                x, running_mean=stats.mean, running_var=stats.var, weight=vectors[0], bias=vectors[1], residual=r, **how
+            )
+        )
+        dxs.append(bnkern.backward_apply(dy, x, stats, sums, weight=vectors[0], bias=vectors[1], y=ys[-1], **how))
         grads = bnkern.batch_norm_backward(
-            dy, x, stats, *vectors, y=ys[-1], frozen=True, needs=("residual",), **how
+            dy, x, stats, weight=vectors[0], bias=vectors[1], y=ys[-1], frozen=True, needs=("residual",), **how
         )
         masked.append(grads.dresidual)
     assert len(ys) > 2
@@ -41,7 +45,7 @@ def test_the_whole_has_the_bits_of_its_parts(shape, axis):
     stats = bnkern.BatchStats(whole["mean"], whole["var"], case.x.size // case.channels)
     assert_stats_close(stats, case.x, axis)
     how = {"axis": axis, "activation": "relu", "y": whole["y"]}
-    sums = bnkern.backward_reduce(case.dy, case.x, stats, case.weight, case.bias, **how)
+    sums = bnkern.backward_reduce(case.dy, case.x, stats, weight=case.weight, bias=case.bias, **how)
     y, dx, dresidual = in_parts(case, stats, sums)
     assert same_bits(whole["y"], y)
     assert same_bits(whole["dx"], dx)
@@ -64,7 +68,7 @@ def test_in_place(shape, axis):
     want = cases.essentials(case)
     x, dy = case.x.copy(), case.dy.copy()
     how = {"axis": axis, "activation": "relu"}
-    y, stats = bnkern.batch_norm_train(x, case.weight, case.bias, residual=case.residual, out=x, **how)
+    y, stats = bnkern.batch_norm_train(x, weight=case.weight, bias=case.bias, residual=case.residual, out=x, **how)
     assert same_bits(y, want["y"])
-    dx = bnkern.batch_norm_backward(dy, case.x, stats, case.weight, case.bias, y=y, out=dy, **how).dx
+    dx = bnkern.batch_norm_backward(dy, case.x, stats, weight=case.weight, bias=case.bias, y=y, out=dy, **how).dx
     assert same_bits(dx, want["dx"])

@@ -82,7 +82,7 @@ def tick():
 thread = threading.Thread(target=tick)
 thread.start()
 calls = {
-    "inference": lambda: bnkern.batch_norm_inference(x, mean, var, out=y),
+    "inference": lambda: bnkern.batch_norm_inference(x, running_mean=mean, running_var=var, out=y),
     "train": lambda: bnkern.batch_norm_train(x, out=y),
     "stats": lambda: bnkern.batch_stats(x),
     "backward": lambda: bnkern.batch_norm_backward(x, x, stats, out=y),
@@ -143,8 +143,8 @@ small = np.random.default_rng(0).standard_normal((8, 3, 100, 100))
 calls = {
     "stats": lambda: bnkern.batch_stats(x),
     "reduce": lambda: bnkern.backward_reduce(x, x, stats),
-    "train": lambda: bnkern.batch_norm_train(x, None, None, mean, var, out=out),
-    "inference": lambda: bnkern.batch_norm_inference(x, mean, var, out=out),
+    "train": lambda: bnkern.batch_norm_train(x, running_mean=mean, running_var=var, out=out),
+    "inference": lambda: bnkern.batch_norm_inference(x, running_mean=mean, running_var=var, out=out),
     "backward": lambda: bnkern.batch_norm_backward(x, x, stats, out=out),
     "frozen": lambda: bnkern.batch_norm_backward(x, x, stats, frozen=True, needs=("x",), out=out),
 }
@@ -189,7 +189,7 @@ for extra in [0, *(1 << k for k in range(12, 27))]:
             used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + extra, resource.RLIM_INFINITY))
             try:
-                bnkern.batch_norm_train(view, None, None, mean, var, out=out)
+                bnkern.batch_norm_train(view, running_mean=mean, running_var=var, out=out)
                 done = True
             except MemoryError:
                 done = False

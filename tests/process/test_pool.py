@@ -32,7 +32,7 @@ def pool():
 
 def infer(shape=LARGE, dtype="float32"):
     x = np.ones(shape, dtype)
-    return bnkern.batch_norm_inference(x, np.zeros(64), np.ones(64))
+    return bnkern.batch_norm_inference(x, running_mean=np.zeros(64), running_var=np.ones(64))
 
 
 def test_a_result_gives_its_memory_to_the_next(pool):
@@ -141,8 +141,8 @@ def test_results_do_not_share_memory_across_threads(pool):
     def work(seed):
         x = np.full(LARGE, seed, np.float32)
         for _ in range(20):
-            y = bnkern.batch_norm_inference(x, np.zeros(64), np.ones(64), eps=0)
-            z = bnkern.batch_norm_inference(y, np.zeros(64), np.ones(64), eps=0)
+            y = bnkern.batch_norm_inference(x, running_mean=np.zeros(64), running_var=np.ones(64), eps=0)
+            z = bnkern.batch_norm_inference(y, running_mean=np.zeros(64), running_var=np.ones(64), eps=0)
             assert np.all(z == seed)
         return True
 
@@ -194,7 +194,8 @@ for worker in workers:
 STATE = """
 import numpy as np, bnkern
 pool = bnkern.get_default_memory_pool()
-bnkern.batch_norm_inference(np.ones((5, 64, 41, 41), np.float32), np.zeros(64), np.ones(64))
+x = np.ones((5, 64, 41, 41), np.float32)
+bnkern.batch_norm_inference(x, running_mean=np.zeros(64), running_var=np.ones(64))
 print(pool.is_enabled(), pool.get_limit(), pool.free_bytes())
 """
 

@@ -7,8 +7,8 @@ libraries that CuPy shares no such type with, as uint16.
 
 from __future__ import annotations
 
-from importlib import import_module
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from typing import Any
 
 import numpy as np

@@ -27,18 +27,7 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
-def all_dtypes(monkeypatch):
-    """x of every storage type, also of those that the checks do not let in yet."""
-    from bnkern import _check
-    from bnkern._args import DTYPES
-
-    monkeypatch.setattr(_check, "READY", tuple(DTYPES), raising=False)
-    yield
-    _check._problem.cache_clear()
-
-
-@pytest.fixture
-def chip(all_dtypes):
+def chip():
     """CuPy's stand-in on the emulation; the device may be changed through it."""
     if emulator.compiler() is None:
         pytest.skip("the emulation needs g++")

@@ -5,7 +5,8 @@ import subprocess
 import pytest
 from helpers import emulator, nvrtc
 
-from bnkern.backends._cuda_source import ITEMSIZE, options, source
+from bnkern._dtypes import ITEMSIZE
+from bnkern.engines.cuda.source import options, source
 
 ARCHITECTURES = [70, 80, 90, 100]
 KERNELS = [(name, dtype) for name in ("forward", "backward") for dtype in ITEMSIZE] + [("vectors", None)]

@@ -23,10 +23,10 @@ def problem(shape, axis, dtype, put=fake_cupy.asarray, **options):
 def run(p):
     """The results whose bits are compared."""
     axis, fused = p.case.axis, {"axis": p.case.axis, "activation": "relu"}
-    y, stats = bnkern.batch_norm_train(p.x, p.weight, p.bias, residual=p.residual, **fused)
+    y, stats = bnkern.batch_norm_train(p.x, weight=p.weight, bias=p.bias, residual=p.residual, **fused)
     needs = ("x", "weight", "bias", "residual")
-    grads = bnkern.batch_norm_backward(p.dy, p.x, stats, p.weight, p.bias, y=y, needs=needs, **fused)
-    plain = bnkern.batch_norm_backward(p.dy, p.x, stats, p.weight, p.bias, axis=axis)
+    grads = bnkern.batch_norm_backward(p.dy, p.x, stats, weight=p.weight, bias=p.bias, y=y, needs=needs, **fused)
+    plain = bnkern.batch_norm_backward(p.dy, p.x, stats, weight=p.weight, bias=p.bias, axis=axis)
     return [a.get() for a in (y, *stats[:2], *grads, *plain[:3])]
 
 
@@ -74,7 +74,7 @@ def test_a_constant_channel_gives_bias(chip, shape, axis, dtype, value):
     case = gpu_cases.make(shape, axis, dtype)
     case.x[...] = value
     x, weight, bias = map(fake_cupy.asarray, (case.x, case.weight, case.bias))
-    y, stats = bnkern.batch_norm_train(x, weight, bias, axis=axis)
+    y, stats = bnkern.batch_norm_train(x, weight=weight, bias=bias, axis=axis)
     assert (stats.var.get() == 0).all()
     assert (stats.mean.get() == case.x.ravel()[0].astype(np.float64)).all()
     assert (np.moveaxis(y.get(), axis, -1) == case.bias).all()
@@ -110,7 +110,7 @@ def test_memory_orders(chip, layout, dtype):
     y, _ = bnkern.batch_norm_train(p.x)
     assert y.strides == np.empty_like(p.x._host).strides
     told = bnkern.explain(p.x)
-    assert told.backend == "cuda"
+    assert told.engine == "cuda"
     assert ("copied once" in told.note) == (layout in ("strided", "backwards", "row-padded"))
 
 
@@ -146,7 +146,7 @@ sys.path[:0] = {sys.path!r}
 import numpy as np
 import bnkern
 from helpers import fake_cupy
-from bnkern.backends import _cuda_launch, cuda
+from bnkern.engines import cuda
 with fake_cupy.installed():
     x = fake_cupy.asarray(np.ones({shape}, np.float32))
     bnkern.batch_stats(x, axis={1 if layout == "cf" else -1})
@@ -191,11 +191,11 @@ def test_many_units_for_each_worker(chip, shape, axis):
 
 def test_one_launch_for_a_small_call(chip):
     p = problem((2, 32, 14, 14), 1, "float32")
-    bnkern.batch_norm_train(p.x, p.weight, p.bias)
+    bnkern.batch_norm_train(p.x, weight=p.weight, bias=p.bias)
     stats = bnkern.batch_stats(p.x)
-    bnkern.batch_norm_backward(p.dy, p.x, stats, p.weight, p.bias)
-    bnkern.batch_norm_backward(p.dy, p.x, stats, p.weight, p.bias, frozen=True, needs=("x",))
-    bnkern.batch_norm_inference(p.x, *stats[:2])
+    bnkern.batch_norm_backward(p.dy, p.x, stats, weight=p.weight, bias=p.bias)
+    bnkern.batch_norm_backward(p.dy, p.x, stats, weight=p.weight, bias=p.bias, frozen=True, needs=("x",))
+    bnkern.batch_norm_inference(p.x, running_mean=stats.mean, running_var=stats.var)
     passes = [launch for launch in chip.launches if launch[0] not in VECTORS]  # sums to weight's dtype
     assert [(name, cooperative) for name, _, _, cooperative in passes] == [
         ("bn_forward_cf_float32", True),
@@ -213,7 +213,7 @@ def test_running_statistics_in_place_whatever_their_strides(chip, running_dtype)
     p = problem((4, 300, 3), 1, running_dtype)
     mean = fake_cupy.asarray(np.zeros((300, 2), running_dtype))[:, 0]
     var = fake_cupy.asarray(np.ones(300, running_dtype))[::-1]
-    bnkern.batch_norm_train(p.x, p.weight, p.bias, mean, var, momentum=0.25)
+    bnkern.batch_norm_train(p.x, weight=p.weight, bias=p.bias, running_mean=mean, running_var=var, momentum=0.25)
     unit = float(gpu_cases.steps_of(1.0, np.dtype(running_dtype).name))
     np.testing.assert_allclose(mean.get().astype(float), 0.25 * p.mean.astype(float), rtol=unit, atol=1e-7)
     expected = 0.75 + 0.25 * (p.var * p.count / (p.count - 1)).astype(float)

@@ -47,9 +47,9 @@ def problem(shape, axis, dtype, **options):
 
 def results(p):
     fused = {"axis": p.case.axis, "activation": "relu"}
-    y, stats = bnkern.batch_norm_train(p.x, p.weight, p.bias, residual=p.residual, **fused)
+    y, stats = bnkern.batch_norm_train(p.x, weight=p.weight, bias=p.bias, residual=p.residual, **fused)
     needs = ("x", "weight", "bias", "residual")
-    grads = bnkern.batch_norm_backward(p.dy, p.x, stats, p.weight, p.bias, y=y, needs=needs, **fused)
+    grads = bnkern.batch_norm_backward(p.dy, p.x, stats, weight=p.weight, bias=p.bias, y=y, needs=needs, **fused)
     return [p.get(a) for a in (y, *stats[:2], *grads)]
 
 
@@ -120,7 +120,7 @@ def test_a_side_stream(cupy):
     expected = results(p)
     cupy.cuda.Device().synchronize()
     with cupy.cuda.Stream(non_blocking=True) as stream:
-        y, stats = bnkern.batch_norm_train(p.x, p.weight, p.bias, residual=p.residual, activation="relu")
+        y, stats = bnkern.batch_norm_train(p.x, weight=p.weight, bias=p.bias, residual=p.residual, activation="relu")
         event = stream.record()
     event.synchronize()  # of that stream alone
     with stream:
@@ -133,8 +133,8 @@ def test_a_captured_graph_computes_again(cupy):
     stream, y, dx = cupy.cuda.Stream(non_blocking=True), cupy.empty_like(p.x), cupy.empty_like(p.x)
 
     def step():
-        _, stats = bnkern.batch_norm_train(p.x, p.weight, p.bias, out=y)
-        return stats, bnkern.batch_norm_backward(p.dy, p.x, stats, p.weight, p.bias, out=dx)
+        _, stats = bnkern.batch_norm_train(p.x, weight=p.weight, bias=p.bias, out=y)
+        return stats, bnkern.batch_norm_backward(p.dy, p.x, stats, weight=p.weight, bias=p.bias, out=dx)
 
     cupy.cuda.Device().synchronize()  # the uploads: this stream does not wait for the one they are on
     with stream:
@@ -161,7 +161,7 @@ def test_another_device(cupy):
     with cupy.cuda.Device(1):
         p = problem((4, 8, 5, 5), 1, "float32")
     with cupy.cuda.Device(0):
-        y, stats = bnkern.batch_norm_train(p.x, p.weight, p.bias)
+        y, stats = bnkern.batch_norm_train(p.x, weight=p.weight, bias=p.bias)
         assert cupy.cuda.runtime.getDevice() == 0
     assert y.device.id == stats.mean.device.id == 1
     p.check()
@@ -191,16 +191,13 @@ def test_more_than_2_to_the_31_elements(cupy, axis):
 @pytest.mark.parametrize("order", ["contiguous", "channels last"])
 def test_torch_tensors(torch, cupy, dtype, order):
     """Against PyTorch's own, on a stream of PyTorch's that is not the default."""
-    from bnkern.backends import torch_cuda
-
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         x = torch.randn(8, 16, 12, 14, device="cuda").to(getattr(torch, dtype))
         if order == "channels last":
             x = x.contiguous(memory_format=torch.channels_last)
-        p = bnkern._check.problem(x, 1, 1e-5)
-        y, mean, _ = torch_cuda.train(p, torch_cuda.lend(x), None, None, None, None)
-        y, mean = torch_cuda.give(y, x), torch_cuda.give(mean, x)
+        y, (mean, _, _) = bnkern.batch_norm_train(x)
+        assert bnkern.explain(x).engine == "cuda"
         expected = torch.nn.functional.batch_norm(x.double(), None, None, training=True)
         torch.testing.assert_close(y, expected.to(x.dtype), rtol=1e-2 if x.element_size() == 2 else 1e-4, atol=1e-5)
         torch.testing.assert_close(mean, x.double().mean((0, 2, 3)))

@@ -12,7 +12,14 @@ from helpers import fake_cupy, gpu_cases
 from helpers.compare import same_bits
 
 import bnkern
-from bnkern.backends import _cuda_launch, cuda, torch_cuda
+from bnkern import _dispatch
+from bnkern._call import new_call
+from bnkern._native.cpu import NORMALISE, STATS
+from bnkern.arrays import torch as torch_arrays
+from bnkern.arrays import torch_cuda
+from bnkern.checks.problem import problem
+from bnkern.engines import cuda
+from bnkern.engines.cuda import launch
 
 
 def small():
@@ -24,18 +31,18 @@ def test_scratch_is_kept_for_each_stream(chip):
     for stream in (0, 7, 0, 7):
         chip.stream = stream
         bnkern.batch_stats(p.x)
-    assert sorted(_cuda_launch._own.scratch) == [(0, 0), (0, 7)]
-    held = _cuda_launch._own.scratch[0, 7][0]
+    assert sorted(launch._own.scratch) == [(0, 0), (0, 7)]
+    held = launch._own.scratch[0, 7][0]
     bnkern.batch_stats(p.x)
-    assert _cuda_launch._own.scratch[0, 7][0] is held
+    assert launch._own.scratch[0, 7][0] is held
 
 
 def test_scratch_grows(chip, monkeypatch):
-    monkeypatch.setattr(_cuda_launch, "_zeros", lambda n: fake_cupy.ndarray(np.zeros(256 + n, np.uint8)))
+    monkeypatch.setattr(launch, "_zeros", lambda n: fake_cupy.ndarray(np.zeros(256 + n, np.uint8)))
     for shape in ((4, 3, 5, 5), (4, 300, 5, 5), (4, 3, 5, 5)):
         p = gpu_cases.Problem(gpu_cases.make(shape, 1, "float32"), fake_cupy.asarray, lambda a: a.get())
         p.check_stats()
-    assert _cuda_launch._own.scratch[0, 0][0].nbytes == 256 + 300 * 24
+    assert launch._own.scratch[0, 0][0].nbytes == 256 + 300 * 24
 
 
 @pytest.mark.parametrize("capturing", [True, False])
@@ -53,19 +60,19 @@ def test_what_a_captured_call_allocates_is_held(chip, monkeypatch, capturing):
     p = small()
     spread = fake_cupy.ndarray(np.ones((4, 3, 5, 10), np.float32)[..., ::2])  # copied by every call
     stats = bnkern.batch_stats(p.x)
-    _cuda_launch._own.scratch.clear()
+    launch._own.scratch.clear()
     for name in ("empty", "empty_like", "zeros"):
         monkeypatch.setattr(cupy, name, remembering(getattr(cupy, name)))
-    monkeypatch.setattr(_cuda_launch, "_captured", [])
+    monkeypatch.setattr(launch, "_captured", [])
     chip.stream, chip.capturing = 7, capturing
     bnkern.batch_stats(p.x)
-    bnkern.batch_norm_train(spread, p.weight, p.bias, activation="relu")
-    bnkern.batch_norm_backward(p.dy, spread, stats, p.weight, p.bias, needs=("x", "weight", "bias"), out=p.x)
+    bnkern.batch_norm_train(spread, weight=p.weight, bias=p.bias, activation="relu")
+    bnkern.batch_norm_backward(p.dy, spread, stats, weight=p.weight, bias=p.bias, out=p.x)
     assert len(made) >= 12
-    held = {id(a) for a in _cuda_launch._captured}
+    held = {id(a) for a in launch._captured}
     if capturing:
         assert {id(a) for a in made} <= held
-        assert not _cuda_launch._own.scratch, "shared with calls that are not captured"
+        assert not launch._own.scratch, "shared with calls that are not captured"
     else:
         assert not held
 
@@ -75,7 +82,7 @@ def test_barriers_leave_the_scratch_as_it_was(chip):
     p = small()
     for _ in range(3):
         bnkern.batch_norm_train(p.x)
-    word = _cuda_launch._own.scratch[0, 0][0].get()[:4].view(np.uint32)[0]
+    word = launch._own.scratch[0, 0][0].get()[:4].view(np.uint32)[0]
     assert word & 0x7FFFFFFF == 0
 
 
@@ -97,7 +104,7 @@ def test_one_kernel_is_loaded_once(chip):
     p = small()
     for _ in range(3):
         bnkern.batch_norm_train(p.x)
-    assert _cuda_launch._module.cache_info().misses == 1
+    assert launch._module.cache_info().misses == 1
 
 
 def test_empty_and_mixed_arrays(chip):
@@ -106,16 +113,14 @@ def test_empty_and_mixed_arrays(chip):
     assert y.shape == (0, 3, 4)
     assert stats.count == 0
     with pytest.raises(TypeError, match="weight"):
-        bnkern.batch_norm_train(small().x, np.ones(3, np.float32))
+        bnkern.batch_norm_train(small().x, weight=np.ones(3, np.float32))
 
 
 def test_neither_cupy_nor_torch_is_imported():
     code = """
 import sys
-import bnkern.backends.cuda, bnkern.backends.torch_cuda
+import bnkern.engines.cuda, bnkern.arrays.torch_cuda
 assert "cupy" not in sys.modules and "torch" not in sys.modules
-assert bnkern.backends.cuda.accepts(1) == "not a CuPy array but int"
-assert bnkern.backends.torch_cuda.accepts(1)
 """
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
@@ -132,14 +137,15 @@ def test_tensors_are_lent_as_they_lie(chip, monkeypatch, dtype, order):
         x = x.contiguous(memory_format=torch.channels_last)
     if order == "strided":
         x = torch.stack([x, x], -1)[..., 1]
-    lent = torch_cuda.lend(x)
+    lent = torch_cuda.export(x)
     assert lent.data.ptr == x.data_ptr()
     assert lent.strides == tuple(s * x.element_size() for s in x.stride())
-    p = bnkern._check.problem(x, 1, 1e-5)
-    y, mean, _ = torch_cuda.train(p, lent, None, None, None, None)
+    call = new_call(problem(x, 1, 1e-5), STATS | NORMALISE, x)
+    adapter = torch_arrays.Torch.kinds["cuda"].adapter
+    adapter = adapter._replace(around=lambda x: torch_cuda._stream_of(0))  # a CPU tensor's device has no number
+    y, mean, *_ = _dispatch._exported(call, cuda, adapter)
     assert set(chip.streams) == {1234}
     assert chip.stream == 0, "CuPy's current stream is as it was"
-    y, mean = torch_cuda.give(y, x), torch_cuda.give(mean, x)
     assert (y.dtype, mean.dtype) == (x.dtype, torch.float64)
     wide = x.double()
     expected = (wide - wide.mean((0, 2, 3), keepdim=True)) / torch.sqrt(
@@ -155,23 +161,23 @@ def test_stats_are_the_same_for_a_view_of_the_same_bits(chip):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     p = small()
     x = p.case.x.astype(ml_dtypes.bfloat16)
-    problem = bnkern._check.problem(fake_cupy.asarray(x), 1, 1e-5)
-    one, other = (cuda.train(problem, fake_cupy.asarray(a), *[None] * 4) for a in (x, x.view(np.uint16)))
+    of = problem(fake_cupy.asarray(x), 1, 1e-5)
+    one, other = (cuda.run(new_call(of, STATS | NORMALISE, fake_cupy.asarray(a))) for a in (x, x.view(np.uint16)))
     assert same_bits(one[0].get().view(np.uint16), other[0].get())
     assert same_bits(one[1].get(), other[1].get())
 
 
-def test_narrow_rounds_once(chip):
+def test_cast_rounds_once(chip):
     """Doubles between two values of a 16-bit type, a little off the middle: by way of float32 they would be ties."""
     values = np.array([1 + 2.0**-11 + 2.0**-40, -1 - 2.0**-11 - 2.0**-40, 1 + 2.0**-11 - 2.0**-40, 1e300, -0.0, np.nan])
-    got = cuda.narrow(fake_cupy.asarray(values), np.float16)
+    got = cuda.cast(fake_cupy.asarray(values), np.float16)
     with np.errstate(all="ignore"):
         assert same_bits(got.get()[:5], values.astype(np.float16)[:5])
     assert np.isnan(got.get()[5])
     values = np.array([1 + 2.0**-8 + 2.0**-40, 1 + 2.0**-8 - 2.0**-40, 1 + 3 * 2.0**-8 - 2.0**-40, -np.inf])
-    bits = cuda.narrow(fake_cupy.asarray(values), np.uint16).get()
+    bits = cuda.cast(fake_cupy.asarray(values), np.uint16).get()
     assert [hex(b) for b in bits] == ["0x3f81", "0x3f80", "0x3f81", "0xff80"]
-    assert same_bits(cuda.narrow(fake_cupy.asarray(values), np.float32).get(), values.astype(np.float32))
+    assert same_bits(cuda.cast(fake_cupy.asarray(values), np.float32).get(), values.astype(np.float32))
 
 
 def test_floats_below_the_normal_ones_are_zero(chip):
@@ -179,10 +185,11 @@ def test_floats_below_the_normal_ones_are_zero(chip):
     x = fake_cupy.asarray(np.array([[-1.0], [1.0]], np.float32))
     mean, var = (fake_cupy.asarray(np.array([v])) for v in (0.0, 1.0))
     tiny = fake_cupy.asarray(np.array([1e-39]))
-    assert (bnkern.batch_norm_inference(x, mean, var, tiny).get() == 0).all()
-    wide = bnkern.batch_norm_inference(fake_cupy.asarray(x.get().astype(float)), mean, var, tiny).get()
+    assert (bnkern.batch_norm_inference(x, running_mean=mean, running_var=var, weight=tiny).get() == 0).all()
+    x = fake_cupy.asarray(x.get().astype(float))
+    wide = bnkern.batch_norm_inference(x, running_mean=mean, running_var=var, weight=tiny).get()
     np.testing.assert_allclose(np.abs(wide), 1e-39, rtol=1e-4)
-    assert cuda.narrow(tiny, np.float32).get() == 0
+    assert cuda.cast(tiny, np.float32).get() == 0
     constant = fake_cupy.asarray(np.full((5, 1), 1e-39, np.float32))
     assert (bnkern.batch_norm_train(constant, bias=fake_cupy.asarray(np.array([0.5])))[0].get() == 0.5).all()
 

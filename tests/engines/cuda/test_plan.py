@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bnkern.backends._cuda_plan import (
+from bnkern.engines.cuda.plan import (
     ELEMENTWISE,
     MERGE,
     REDUCTION,
