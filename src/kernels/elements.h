@@ -7,7 +7,9 @@
 #include "../simd/simd.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
-#define RARE static __attribute__((noinline, noclone)) /* one copy for all variants: looks at flags and activation */
+/* One copy for all variants: looks at flags and activation. Takes a row by value: one whose address is known elsewhere would be
+ * read again after every store. */
+#define RARE static __attribute__((noinline, noclone))
 #else
 #define RARE static __attribute__((noinline))
 #endif
@@ -63,7 +65,10 @@ INLINE vec dy_behind_activation(const row *p, int64_t j, vec d, const coefs *c, 
 {
     const vec dy = load(p->dy + j);
     if (v.activation == BN_IDENTITY) return dy;
-    const vec z = v.flags & HAS_Y ? load(p->y + j) : rounded(affine(d, c->scale, c->bias));
+    vec z;
+    if (v.flags & HAS_Y) z = load(p->y + j);
+    else if (v.activation == BN_RELU) z = with_stored_sign(affine(d, c->scale, c->bias)); /* it asks for no more */
+    else z = rounded(affine(d, c->scale, c->bias));
     return activation_grad(v.activation, z, dy, splat(v.parameter));
 }
 

@@ -89,19 +89,19 @@ INLINE void plain_run(const row *p, int64_t width, const A *coef, int64_t cs, va
 }
 
 /* A run of fewer columns goes through a padded copy. */
-RARE void short_run(const row *p, int64_t width, const A *coef, int64_t cs, variant v)
+RARE void short_run(row p, int64_t width, const A *coef, int64_t cs, variant v)
 {
     T x[W] = {0}, dy[W] = {0}, residual[W] = {0}, y[W] = {0}, out[W], dresidual[W];
     const row padded = {x, dy, residual, y, out, dresidual};
     const coefs c = v.flags & BN_TILE ? coefs_of_columns(coef, cs) : coefs_of_channel(coef, cs);
     const size_t bytes = width * sizeof(T);
-    if (v.flags & HAS_X) memcpy(x, p->x, bytes);
-    if (v.flags & HAS_DY) memcpy(dy, p->dy, bytes);
-    if (v.flags & HAS_RESIDUAL) memcpy(residual, p->residual, bytes);
-    if (v.flags & HAS_Y) memcpy(y, p->y, bytes);
+    if (v.flags & HAS_X) memcpy(x, p.x, bytes);
+    if (v.flags & HAS_DY) memcpy(dy, p.dy, bytes);
+    if (v.flags & HAS_RESIDUAL) memcpy(residual, p.residual, bytes);
+    if (v.flags & HAS_Y) memcpy(y, p.y, bytes);
     write_vec(&padded, 0, &c, v);
-    memcpy(p->out, out, bytes);
-    if (v.flags & HAS_DRESIDUAL) memcpy(p->dresidual, dresidual, bytes);
+    memcpy(p.out, out, bytes);
+    if (v.flags & HAS_DRESIDUAL) memcpy(p.dresidual, dresidual, bytes);
 }
 
 /* Row i of a tile or of channels. */
@@ -111,7 +111,7 @@ INLINE void plain_row(const bn_span *a, int64_t i, variant v)
     for (int64_t k = 0; k < a->channels; k++, coef++) {
         const row p = row_at(a, i, k * a->width, v.flags);
         if (a->width >= W) plain_run(&p, a->width, coef, a->cs, v);
-        else short_run(&p, a->width, coef, a->cs, v);
+        else short_run(p, a->width, coef, a->cs, v);
     }
 }
 
@@ -142,7 +142,7 @@ INLINE void plain_rows_of_tile(const bn_span *a, int64_t i, variant v)
 INLINE int64_t head_of(const T *out) { return (int64_t)(-(uintptr_t)out % 64 / sizeof(T)); }
 
 /* Columns from .. to-1, fewer than a cache line, at the beginning or the end of a row of `width`, stored to the element. */
-RARE void ragged(const row *p, int64_t from, int64_t to, int64_t width, const A *coef, int64_t cs, variant v)
+RARE void ragged(row p, int64_t from, int64_t to, int64_t width, const A *coef, int64_t cs, variant v)
 {
     coefs c = coefs_of_channel(coef, cs);
     for (int64_t j = from; j < to; j += W) {
@@ -150,9 +150,9 @@ RARE void ragged(const row *p, int64_t from, int64_t to, int64_t width, const A 
         const int lo = (int)(j - at), hi = (int)(to - at < W ? to - at : W);
         vec first, second;
         c = coefs_at(coef, cs, at, c, v.flags);
-        results(p, at, &c, v, &first, &second);
-        store_lanes(p->out + at, first, lo, hi);
-        if (v.flags & HAS_DRESIDUAL) store_lanes(p->dresidual + at, second, lo, hi);
+        results(&p, at, &c, v, &first, &second);
+        store_lanes(p.out + at, first, lo, hi);
+        if (v.flags & HAS_DRESIDUAL) store_lanes(p.dresidual + at, second, lo, hi);
     }
 }
 
@@ -177,7 +177,7 @@ INLINE void stream_channels(const bn_span *a, int64_t i, variant v)
     const int64_t cs = a->cs, width = a->width, total = a->channels * width;
     const A *coef = a->coef;
     int64_t j = head_of(p.out), end = width;
-    if (j > 0) ragged(&p, 0, j, width, coef, cs, v);
+    if (j > 0) ragged(p, 0, j, width, coef, cs, v);
     for (;; end += width, coef++) {
         const coefs c = coefs_of_channel(coef, cs);
         for (; j + LINE <= end; j += LINE)
@@ -188,7 +188,7 @@ INLINE void stream_channels(const bn_span *a, int64_t i, variant v)
             j += LINE;
         }
     }
-    if (j < total) ragged(&p, j, total, total, coef, cs, v);
+    if (j < total) ragged(p, j, total, total, coef, cs, v);
 }
 
 /* The lines of a tile's row that begin in columns from .. to-1. */
@@ -198,7 +198,7 @@ INLINE void stream_tile(const bn_span *a, int64_t i, int64_t from, int64_t to, v
     const int64_t cs = a->cs, width = a->width;
     const A *coef = a->coef;
     const int64_t head = head_of(p.out), end = head + (width - head) / LINE * LINE;
-    if (from == 0 && head > 0) ragged(&p, 0, head, width, coef, cs, v);
+    if (from == 0 && head > 0) ragged(p, 0, head, width, coef, cs, v);
     for (int64_t j = from < head ? head : from + (LINE - (from - head) % LINE) % LINE; j < to && j < end; j += LINE) {
         fetch(&p, j, a->prefetch, v.flags);
         for (int k = 0; k < LINE; k += W) {
@@ -206,7 +206,7 @@ INLINE void stream_tile(const bn_span *a, int64_t i, int64_t from, int64_t to, v
             stream_results(&p, j + k, &c, v);
         }
     }
-    if (to == width && end < width) ragged(&p, end, width, width, coef, cs, v);
+    if (to == width && end < width) ragged(p, end, width, width, coef, cs, v);
 }
 
 /* Rows i .. i + ROWS - 1 of a tile, all aligned alike. */
@@ -217,8 +217,8 @@ INLINE void stream_rows_of_tile(const bn_span *a, int64_t i, variant v)
     const int64_t head = head_of((T *)a->out + i * a->outs), end = head + (width - head) / LINE * LINE;
     row p = row_at(a, i, 0, v.flags);
     for (int t = 0; t < ROWS && end - head < width; t++, next_row(&p, a, v.flags)) {
-        ragged(&p, 0, head, width, coef, cs, v);
-        ragged(&p, end, width, width, coef, cs, v);
+        ragged(p, 0, head, width, coef, cs, v);
+        ragged(p, end, width, width, coef, cs, v);
     }
     for (int64_t j = head; j < end; j += LINE) {
         const coefs c0 = coefs_of_columns(coef + j, cs), c1 = coefs_of_columns(coef + j + W % LINE, cs);

@@ -25,8 +25,12 @@ void BN_NAME(input_grad)(const bn_span *a)
     assert(a->dy && (a->x || !(v.flags & HAS_X)));
     COMMON(HAS_X | HAS_DY, BN_IDENTITY)
     COMMON(HAS_X | HAS_DY, BN_RELU)
+    COMMON(HAS_X | HAS_DY | HAS_Y | HAS_DRESIDUAL, BN_RELU)
+    COMMON(HAS_DY | BN_FROZEN, BN_IDENTITY)
     COMMON(HAS_X | HAS_DY | BN_TILE, BN_IDENTITY)
     COMMON(HAS_X | HAS_DY | BN_TILE, BN_RELU)
+    COMMON(HAS_X | HAS_DY | HAS_Y | HAS_DRESIDUAL | BN_TILE, BN_RELU)
+    COMMON(HAS_DY | BN_FROZEN | BN_TILE, BN_IDENTITY)
     if (v.flags & BN_TILE) run_span(a, (variant){v.flags | BN_TILE, v.activation, v.parameter});
     else run_span(a, (variant){v.flags & ~BN_TILE, v.activation, v.parameter});
 }

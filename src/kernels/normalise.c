@@ -19,8 +19,12 @@ void BN_NAME(normalise)(const bn_span *a)
     assert(a->x);
     COMMON(HAS_X, BN_IDENTITY)
     COMMON(HAS_X, BN_RELU)
+    COMMON(HAS_X | HAS_RESIDUAL, BN_IDENTITY)
+    COMMON(HAS_X | HAS_RESIDUAL, BN_RELU)
     COMMON(HAS_X | BN_TILE, BN_IDENTITY)
     COMMON(HAS_X | BN_TILE, BN_RELU)
+    COMMON(HAS_X | HAS_RESIDUAL | BN_TILE, BN_IDENTITY)
+    COMMON(HAS_X | HAS_RESIDUAL | BN_TILE, BN_RELU)
     if (v.flags & BN_TILE) run_span(a, (variant){v.flags | BN_TILE, v.activation, v.parameter});
     else run_span(a, (variant){v.flags & ~BN_TILE, v.activation, v.parameter});
 }

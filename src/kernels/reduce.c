@@ -14,9 +14,11 @@ INLINE void terms(const row *p, int64_t j, const coefs *c, variant v, vec *a, ve
     *b = *a * standardised(d, c->invstd);
 }
 
+enum { BOTH = HAS_X | HAS_DY };
+
 INLINE variant variant_of(const void *y, int activation, double parameter)
 {
-    return (variant){HAS_X | HAS_DY | (activation != BN_IDENTITY && y ? HAS_Y : 0), activation, (A)parameter};
+    return (variant){activation != BN_IDENTITY && y ? BOTH | HAS_Y : BOTH, activation, (A)parameter};
 }
 
 INLINE void reduce_runs(bn_sums *z, const bn_run *a, variant v)
@@ -32,8 +34,9 @@ void BN_NAME(reduce_add)(bn_sums *z, const bn_run *a)
     const variant v = variant_of(a->y, a->activation, a->parameter);
     check_run(a);
     assert(a->dy && a->coef);
-    if (is_variant(v, HAS_X | HAS_DY, BN_IDENTITY)) reduce_runs(z, a, common(HAS_X | HAS_DY, BN_IDENTITY));
-    else if (is_variant(v, HAS_X | HAS_DY, BN_RELU)) reduce_runs(z, a, common(HAS_X | HAS_DY, BN_RELU));
+    if (is_variant(v, BOTH, BN_IDENTITY)) reduce_runs(z, a, common(BOTH, BN_IDENTITY));
+    else if (is_variant(v, BOTH, BN_RELU)) reduce_runs(z, a, common(BOTH, BN_RELU));
+    else if (is_variant(v, BOTH | HAS_Y, BN_RELU)) reduce_runs(z, a, common(BOTH | HAS_Y, BN_RELU));
     else reduce_runs(z, a, v);
 }
 
@@ -60,8 +63,9 @@ void BN_NAME(reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, v
         coef = z.coef;
         cs = z.cs;
     }
-    if (is_variant(v, HAS_X | HAS_DY, BN_IDENTITY)) add_columns(a, coef, cs, flat, common(HAS_X | HAS_DY, BN_IDENTITY), &z);
-    else if (is_variant(v, HAS_X | HAS_DY, BN_RELU)) add_columns(a, coef, cs, flat, common(HAS_X | HAS_DY, BN_RELU), &z);
+    if (is_variant(v, BOTH, BN_IDENTITY)) add_columns(a, coef, cs, flat, common(BOTH, BN_IDENTITY), &z);
+    else if (is_variant(v, BOTH, BN_RELU)) add_columns(a, coef, cs, flat, common(BOTH, BN_RELU), &z);
+    else if (is_variant(v, BOTH | HAS_Y, BN_RELU)) add_columns(a, coef, cs, flat, common(BOTH | HAS_Y, BN_RELU), &z);
     else add_columns(a, coef, cs, flat, v, &z);
     for (int64_t c = 0; c < w; c++) {
         sum_dy[c] = column_total(z.acc_s, w, c);

@@ -89,18 +89,18 @@ INLINE void strip_last(const struct strip *z, int64_t from, int64_t to, variant 
 }
 
 /* A matrix of fewer than W columns: a vector of padded copies. */
-RARE void strip_narrow(const struct strip *z, int64_t j, int64_t width, variant v)
+RARE void strip_narrow(struct strip z, int64_t j, int64_t width, variant v)
 {
     T x[W] = {0}, dy[W] = {0}, y[W] = {0};
     A sums[2][W] = {0};
     const size_t bytes = width * sizeof(A), item = width * sizeof(T);
     const row padded = {.x = x, .dy = dy, .y = y};
-    row p = z->first;
+    row p = z.first;
     move_columns(&p, j, v.flags);
-    memcpy(sums[0], z->sum_s + j, bytes), memcpy(sums[1], z->sum_q + j, bytes);
+    memcpy(sums[0], z.sum_s + j, bytes), memcpy(sums[1], z.sum_q + j, bytes);
     vec s = load_a(sums[0]), q = load_a(sums[1]);
-    const coefs c = coefs_of_columns(z->coef + j, z->cs);
-    for (int64_t t = 0; t < z->rows; t++) {
+    const coefs c = coefs_of_columns(z.coef + j, z.cs);
+    for (int64_t t = 0; t < z.rows; t++) {
         vec a, b;
         memcpy(x, p.x, item);
         if (v.flags & HAS_DY) memcpy(dy, p.dy, item);
@@ -108,10 +108,10 @@ RARE void strip_narrow(const struct strip *z, int64_t j, int64_t width, variant 
         terms(&padded, 0, &c, v, &a, &b);
         s += a;
         q += b;
-        move_rows(&p, z->a, BN_LANES, v.flags);
+        move_rows(&p, z.a, BN_LANES, v.flags);
     }
     store_a(sums[0], s), store_a(sums[1], q);
-    memcpy(z->sum_s + j, sums[0], bytes), memcpy(z->sum_q + j, sums[1], bytes);
+    memcpy(z.sum_s + j, sums[0], bytes), memcpy(z.sum_q + j, sums[1], bytes);
 }
 
 /* The strip's columns from .. to - 1, added to the lane sums. */
@@ -122,7 +122,7 @@ INLINE void strip(const struct strip *z, int64_t from, int64_t to, variant v)
     for (; j + CHAINS * W <= to; j += CHAINS * W) strip_wide(z, j, v);
     for (; j + W <= to; j += W) strip_one(z, j, v);
     if (j < to && to >= W) strip_last(z, j, to, v);
-    else if (j < to) strip_narrow(z, j, to - j, v);
+    else if (j < to) strip_narrow(*z, j, to - j, v);
 }
 
 /* Can the matrix be read as rows of 16 * C columns? */

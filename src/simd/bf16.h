@@ -9,6 +9,7 @@ INLINE void put(T *p, A a) { *p = float_to_bfloat16(a); }
 
 #ifdef BN_SIMD
 #include "isa.h"
+#define LARGEST_ZERO 0x1p-134f /* what rounds to 0 */
 INLINE vec widen_bits(bits b) { return (vec)(bits_to_ints(b) << 16); }
 
 /* A NaN needs no case of its own: those that come from memory, from arithmetic and from the coefficients (coef_nearest) have

@@ -14,3 +14,4 @@ INLINE void store(T *p, vec v) { store_a(p, v); }
 INLINE void stream(T *p, vec v) { stream_vec(p, v); }
 INLINE void store_lanes(T *p, vec v, int lo, int hi) { store_vec_lanes(p, v, lo, hi); }
 INLINE vec rounded(vec v) { return v; }
+INLINE vec with_stored_sign(vec v) { return v; }

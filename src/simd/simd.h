@@ -9,6 +9,7 @@
  *     stream                    W numbers past the caches, at a multiple of STORE_BYTES; the driver fences
  *     store_lanes(p, v, lo, hi) lanes lo .. hi-1 of v to p + lo .. p + hi-1, no other byte
  *     rounded                   a vector as it would come back from memory
+ *     with_stored_sign          less work: something that is <= 0 where rounded() is, and NaN where that is
  */
 #ifndef BN_SIMD_H
 #define BN_SIMD_H

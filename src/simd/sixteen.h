@@ -25,3 +25,6 @@ INLINE void store(T *p, vec v)
 INLINE void stream(T *p, vec v) { stream_bits(p, narrow_bits(v)); }
 INLINE void store_lanes(T *p, vec v, int lo, int hi) { store_bits_lanes(p, narrow_bits(v), lo, hi); }
 INLINE vec rounded(vec v) { return widen_bits(narrow_bits(v)); }
+
+/* Half of the smallest number there is, and all below, are stored as 0: the difference is <= 0 where rounded(v) is. */
+INLINE vec with_stored_sign(vec v) { return v - LARGEST_ZERO; }

@@ -294,14 +294,14 @@ def test_coefficients(dtype, level):
 
 @each_table
 def test_tile_of_coefficients(dtype, level):
-    fast, _ = tables(dtype, level)
     rng = np.random.default_rng(9)
-    for channels, repeat, times, first in itertools.product((1, 2, 3, 17), (1, 3, 16), (1, 2, 5), (0, 2)):
+    parts = itertools.product(tables(dtype, level), (1, 2, 3, 17), (1, 3, 16), (1, 2, 5), (0, 2))
+    for table, channels, repeat, times, first in parts:
         coef = slots.coefs_of(dtype, first + channels, rng)
         width = channels * repeat * times
         for rows in (4, slots.ROWS_OF_COEFS):
             tile = np.full((slots.ROWS_OF_COEFS, width + 3), -7, coef.dtype)
-            fast.coefs_tile(
+            table.coefs_tile(
                 slots.address(tile), width + 3, slots.address(coef), coef.shape[1], rows, first, channels, repeat, times
             )
             want = np.tile(np.repeat(coef[:rows, first : first + channels], repeat, axis=1), times)
