@@ -10,7 +10,7 @@
 enum { BN_THREADS = 256, BN_WARPS = BN_THREADS / 32, BN_UNROLL = 4 };
 
 /* Phases, each of which needs the one before to be complete: a launch of several has barriers in between. */
-enum { BN_REDUCTION = 1, BN_MERGE = 2, BN_ELEMENTWISE = 4 };
+enum { BN_PHASE_REDUCTION = 1, BN_PHASE_MERGE = 2, BN_PHASE_ELEMENTWISE = 4 };
 
 /* One number for each channel. */
 struct Vector {
@@ -23,7 +23,7 @@ struct Args {
     const void *x, *dy, *residual, *y; /* residual: of forward; y: for the sign behind the activation, of backward */
     void *out, *dresidual;             /* y or dx; the residual's gradient */
     Vector mean, var, weight, bias, sum_dy, sum_dy_xhat;
-    double *result[2]; /* mean and var, or sum dy and sum dy * xhat: written by BN_MERGE */
+    double *result[2]; /* mean and var, or sum dy and sum dy * xhat: written by BN_PHASE_MERGE */
     double *partial;   /* of each segment of a channel three numbers (forward) or two (backward) */
     unsigned *barrier;
     double eps, count;    /* count: divisor of the sums in the mean terms of dx */

@@ -82,21 +82,21 @@ template <template <class, class> class Pass, class T, class Walk> DEVICE void s
     Walk walk(a);
     Pass<T, Walk> pass(a, shared);
     const Units units(a, walk.worker(), walk.workers());
-    if (a.phases & BN_REDUCTION)
+    if (a.phases & BN_PHASE_REDUCTION)
         for (long long u = units.first; u < units.last; u++) {
             walk.enter(u);
             pass.reduction(walk, kept, u, u - units.first);
         }
-    if (a.phases & BN_REDUCTION && a.phases & BN_MERGE) grid_barrier(a.barrier);
-    if (a.phases & BN_MERGE) {
+    if (a.phases & BN_PHASE_REDUCTION && a.phases & BN_PHASE_MERGE) grid_barrier(a.barrier);
+    if (a.phases & BN_PHASE_MERGE) {
         const long long warp = (long long)blockIdx.x * BN_WARPS + threadIdx.x / 32;
         if (a.partials <= 16 * 32) /* enough for a warp; more of them call for all warps of a block */
             for (long long c = warp; c < a.channels; c += (long long)gridDim.x * BN_WARPS) pass.merge(Warp(), c);
         else
             for (long long c = blockIdx.x; c < a.channels; c += gridDim.x) pass.merge(Block{shared.space}, c);
     }
-    if (a.phases & BN_MERGE && a.phases & BN_ELEMENTWISE) grid_barrier(a.barrier);
-    if (a.phases & BN_ELEMENTWISE)
+    if (a.phases & BN_PHASE_MERGE && a.phases & BN_PHASE_ELEMENTWISE) grid_barrier(a.barrier);
+    if (a.phases & BN_PHASE_ELEMENTWISE)
         for (long long u = units.last; u-- > units.first;) {
             walk.enter(u);
             pass.elementwise(walk, kept, u - units.first);

@@ -109,7 +109,7 @@ def test_threads_and_why():
     with bnkern.threads(3):
         facts = _config.config()["threads"]
         assert (facts["number"], facts["because of"]) == (
-            (3, "set_num_threads") if openmp else (1, "a serial build")
+            (3, "threads") if openmp else (1, "a serial build")
         )
     facts = _config.config()["threads"]
     if openmp:

@@ -15,7 +15,7 @@ THREADS, UNROLL, COLUMNS = 256, 4, 64  # BN_THREADS, BN_UNROLL, BN_COLUMNS
 WARPS = THREADS // 32
 SLOT = 16  # bytes
 
-REDUCTION, MERGE, ELEMENTWISE = 1, 2, 4  # BN_REDUCTION ...: the phases of a pass
+REDUCTION, MERGE, ELEMENTWISE = 1, 2, 4  # BN_PHASE_REDUCTION ...: the phases of a pass
 
 ROWS_UNITS = 16_384  # of a warp: about four for each warp of the largest GPUs, so that the last round is a small part
 COLUMNS_UNITS = 2_048  # of a block of eight warps
