@@ -11,8 +11,7 @@ from helpers.compare import same_bits
 
 import bnkern
 from bnkern import _dispatch
-from bnkern._call import new_call
-from bnkern._native.cpu import NORMALISE, STATS
+from bnkern._call import NORMALISE, STATS, new_call
 from bnkern.arrays import torch as torch_arrays
 from bnkern.arrays import torch_cuda
 from bnkern.checks.problem import problem
