@@ -56,8 +56,10 @@ def test_the_swap_that_could_not_be_seen():
     assert bias.tolist() == [5] * 3
 
 
-@pytest.mark.parametrize(("name", "missing"), [("batch_norm_inference", "running_mean"), ("update_running", "running_var"),
-                                               ("fold_batch_norm", "running_mean")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("batch_norm_inference", "running_mean"), ("update_running", "running_var"), ("fold_batch_norm", "running_mean")],
+)
 def test_what_is_left_out_is_named(name, missing):
     arguments = good(name)
     del arguments[missing]

@@ -73,7 +73,8 @@ def _backward(call: Call) -> Results:
     dy, y = _like(call.dy, model), _like(call.y, model) if call.activation else None
     arrays = Arrays(
         _at(model), _at(dy), _at(y), _at(dx), _at(dresidual), _vector(call.mean), _vector(call.var),
-        _vector(call.weight), _vector(call.bias), _vector(sums[0]), _vector(sums[1]), _at(computed[0]), _at(computed[1]),
+        _vector(call.weight), _vector(call.bias), _vector(sums[0]), _vector(sums[1]),
+        _at(computed[0]), _at(computed[1]),
     )  # fmt: skip
     flags = RELU * (call.activation != 0) | FROZEN * call.frozen
     phases = _phases(reduction, call.passes & INPUT_GRAD)

@@ -154,3 +154,13 @@ def test_cast_rounds_once(chip):
     bits = cuda.cast(fake_cupy.asarray(values), np.uint16).get()
     assert [hex(b) for b in bits] == ["0x3f81", "0x3f80", "0x3f81", "0xff80"]
     assert same_bits(cuda.cast(fake_cupy.asarray(values), np.float32).get(), values.astype(np.float32))
+
+
+@pytest.mark.parametrize(("op", "moved", "least"), [
+    ("train", 3, 2), ("inference", 2, 2), ("backward", 5, 3), ("frozen", 2, 2), ("stats", 1, 1)])  # fmt: skip
+def test_explain_knows_every_operation(chip, op, moved, least):
+    """Arrays moved where nothing is kept on chip between the sweeps, and where all is."""
+    x = small().x
+    told = bnkern.explain(x, op=op)
+    assert (told.engine, told.how) == ("cuda", "GPU kernels")
+    assert (told.bytes_moved, told.bytes_least) == (moved * x.nbytes, least * x.nbytes)
