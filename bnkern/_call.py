@@ -13,7 +13,10 @@ from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 from bnkern._dtypes import Array
-from bnkern._native.cpu import INPUT_GRAD, NORMALISE, REDUCE, STATS
+from bnkern._native import cpu
+
+# The passes, as the kernels number them; a call's are a sum of them.
+STATS, REDUCE, NORMALISE, INPUT_GRAD = cpu.STATS, cpu.REDUCE, cpu.NORMALISE, cpu.INPUT_GRAD
 
 Results: TypeAlias = tuple[Array | None, Array | None, Array | None, Array | None, Array | None, Array | None]
 
@@ -70,7 +73,7 @@ OPERATIONS = {
 class Call:
     """One call. Operands that it has not got are None; what is given is as the user gave it.
 
-    `_native.cpu.run` reads these attributes by name. The class holds the defaults, and has no `__init__`, so that making
+    `_native.cpu.run` reads these attributes by name. The class holds the defaults and has no `__init__`, so that making
     one costs little: `new_call` sets what every call has.
     """
 

@@ -51,7 +51,8 @@ def route_of(x: Array) -> Route:
 
 
 def _find(x: Array) -> Route:
-    row, refused = kind_of(x), []
+    row = kind_of(x)
+    refused: list[str] = []
     for name in row.engines:
         chosen = engine(name)
         reason = chosen.missing()

@@ -100,6 +100,7 @@ def explain(x: Array, axis: int = 1, op: str = "train") -> Explanation:
         exported = x if route.adapter is None else route.adapter.export(x)
         told = tell(exported, p.axis, op, get_num_threads())
     told["bytes_least"] = least
+    rest: dict[str, Any] = {field: told.get(field) for field in Explanation._fields[5:]}
     why = kind_of(x).why
     return Explanation(
         op=op,
@@ -107,7 +108,7 @@ def explain(x: Array, axis: int = 1, op: str = "train") -> Explanation:
         engine=route.name,
         how=_how(x, route),
         refused=(*refused, f"kernels: {why}") if why else refused,
-        **{field: told.get(field) for field in Explanation._fields[5:]},
+        **rest,
     )
 
 

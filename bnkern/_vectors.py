@@ -37,7 +37,7 @@ class _Place:
         else:
             self.by = array_api.arithmetic(ref)
             if route.name == "cuda":
-                self.by = self.by._replace(cast=cast)
+                self.by = self.by._replace(cast=_cast_any_shape)
 
     def export(self, v: Array | None) -> Array | None:
         return v if v is None or self.adapter is None else self.adapter.export(v)
@@ -70,7 +70,10 @@ def fold(given: Fold) -> tuple[Array, Array]:
     """Weight and bias of the layer that does both."""
     place = _Place(given.conv_weight, *given[1:6])
     arrays = [place.export(v) for v in given[:6]]
-    weight, bias = vectors.fold(place.by, *arrays, *given[6:])  # type: ignore[arg-type]
+    conv_weight, conv_bias, mean, var, weight, bias = arrays
+    weight, bias = vectors.fold(
+        place.by, conv_weight, conv_bias, mean, var, weight, bias, given.eps, given.axis, given.groups
+    )
     return place.wrap(weight), place.wrap(bias)
 
 
@@ -108,6 +111,10 @@ def cast(v: Array, dtype: Any) -> Array:
         return adapter.wrap(route.engine.cast(adapter.export(v), to), v)
     with adapter.around(v):
         return adapter.wrap(route.engine.cast(adapter.export(v), to), v)
+
+
+def _cast_any_shape(a: Array, dtype: Any) -> Array:
+    return cast(a.reshape(-1), dtype).reshape(a.shape)
 
 
 def cast_each(dtype: Any, *given: Array | None) -> list[Array | None]:

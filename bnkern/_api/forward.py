@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Never
 
 from bnkern._activations import ActivationSpec
+from bnkern._call import NORMALISE, STATS
 from bnkern._dispatch import run
 from bnkern._dtypes import Array
-from bnkern._native.cpu import NORMALISE, STATS
 from bnkern._types import BatchStats
 from bnkern._vectors import ema_update
 from bnkern._words import by_position, named_arguments

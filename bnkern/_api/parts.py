@@ -7,9 +7,9 @@ from typing import Any, Never
 
 from bnkern import _vectors
 from bnkern._activations import ActivationSpec
+from bnkern._call import INPUT_GRAD, REDUCE, STATS
 from bnkern._dispatch import run
 from bnkern._dtypes import Array
-from bnkern._native.cpu import INPUT_GRAD, REDUCE, STATS
 from bnkern._types import BatchStats, GradSums
 from bnkern._words import by_position, named_arguments
 from bnkern.checks import calls as check

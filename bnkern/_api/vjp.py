@@ -12,6 +12,7 @@ from bnkern._dtypes import Array
 from bnkern._types import BatchNormGrads, BatchStats
 from bnkern._vectors import copied
 from bnkern._words import by_position, named_arguments
+from bnkern.arrays import library_of
 from bnkern.arrays.memory import shared
 from bnkern.checks.parameters import switch
 from bnkern.checks.problem import problem
@@ -109,6 +110,7 @@ def batch_norm_vjp(
     fixed = not switch("training", training)
     if out is not None:
         problem(x, axis, eps, activation)
+        library_of("out", out)
         if shared(x, out):
             raise ValueError("out: expected memory apart from x, from which the gradients are computed, got x's")
     same: dict[str, Any] = {"weight": weight, "bias": bias, "axis": axis, "eps": eps, "activation": activation}
@@ -117,7 +119,7 @@ def batch_norm_vjp(
         y = batch_norm_inference(x, **forward)
         stats = BatchStats(copied(running_mean), copied(running_var), None)  # type: ignore[arg-type]
     else:
-        options = {"momentum": momentum, "num_batches": num_batches, "correction": correction}
+        options: dict[str, Any] = {"momentum": momentum, "num_batches": num_batches, "correction": correction}
         y, stats = batch_norm_train(x, **forward, **options)
     given = {"weight": weight, "bias": bias, "residual": residual}
     usual = ("x", *(name for name, a in given.items() if a is not None))

@@ -37,7 +37,12 @@ class Dask(Library):
         return np.float64
 
     def cast(self, v: Array, dtype: Any) -> Array:
-        return v.map_blocks(vectors.cast, np.dtype(dtype), dtype=dtype, meta=np.empty(0, dtype))
+        return v.map_blocks(_cast, np.dtype(dtype), dtype=dtype, meta=np.empty((0,) * v.ndim, dtype))
+
+
+def _cast(chunk: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """By the kernels' conversion, which rounds once."""
+    return vectors.cast(chunk.reshape(-1), dtype).reshape(chunk.shape)
 
 
 def over_chunks(

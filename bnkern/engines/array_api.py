@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from bnkern._activations import BY_NUMBER
-from bnkern._call import Call, Problem, Results
+from bnkern._call import INPUT_GRAD, NORMALISE, REDUCE, STATS, Call, Problem, Results
 from bnkern._dtypes import Array, device_of, namespace, native
-from bnkern._native.cpu import INPUT_GRAD, NORMALISE, REDUCE, STATS
 from bnkern.arrays import known_library
 from bnkern.engines import vectors
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bnkern._call import Call, Problem, Results, new_call
+from bnkern._call import INPUT_GRAD, NORMALISE, REDUCE, STATS, Call, Problem, Results, new_call
 from bnkern._dtypes import Array
-from bnkern._native.cpu import INPUT_GRAD, NORMALISE, REDUCE, STATS
 from bnkern.arrays.dask import added, combined, over_chunks
 from bnkern.engines import array_api, cpu
 from bnkern.engines.vectors import NUMPY, merge
@@ -56,7 +55,7 @@ def _operands(call: Call) -> list[Array | None]:
 
 
 def _how(call: Call) -> dict[str, Any]:
-    return {"frozen": call.frozen, "count": call.count, "dresidual": False}
+    return {"frozen": call.frozen, "count": call.count, "needs": call.needs, "dresidual": False}
 
 
 # --- what is done to a chunk ----------------------------------------------------------------------
@@ -75,10 +74,10 @@ def _reduced(*operands: Any, problem: Problem, passes: int, how: dict[str, Any])
     _, mean, var, sum_dy, sum_dy_xhat, _ = _chunk(operands, problem, passes, how)
     part = problem.of_part(operands[0].shape)
     stats = mean, var, np.full(part.vector, float(part.count))
+    found: Any = stats if passes & STATS else (sum_dy, sum_dy_xhat)
     shape = [1] * len(part.shape)
     shape[part.axis] = part.channels
-    found = np.stack(stats if passes & STATS else (sum_dy, sum_dy_xhat))
-    return found.reshape(len(found), *shape)
+    return np.stack(found).reshape(len(found), *shape)
 
 
 def _elementwise(*operands: Any, problem: Problem, passes: int, how: dict[str, Any]) -> Array | None:

@@ -51,7 +51,8 @@ def merge(by: Arithmetic, parts: list[Part]) -> Part:
     with np.errstate(all="ignore"):  # NaN and Inf stay in their channel, silently
         means = [by.wide(mean) for mean, _, _ in full]
         counts = [float(n) for _, _, n in full]
-        pivot = means[0]
+        zeros = by.xp.zeros_like(means[0])
+        pivot = by.xp.where(by.xp.isfinite(means[0]), means[0], zeros)  # Inf - Inf would make a mean of Inf NaN
         mean = pivot + sum(n * (m - pivot) for n, m in zip(counts, means, strict=True)) / float(total)
         m2 = sum(
             n * (by.wide(var) + (m - mean) ** 2) for n, m, (_, var, _) in zip(counts, means, full, strict=True)

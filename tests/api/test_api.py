@@ -10,19 +10,21 @@ import bnkern
 from bnkern._native import kernels
 
 SIGNATURES = {
-    "batch_norm_inference": "x, running_mean, running_var, weight=None, bias=None, *, axis=1, eps=1e-05, "
+    "batch_norm_inference": "x, *, running_mean, running_var, weight=None, bias=None, axis=1, eps=1e-05, "
     "activation=None, residual=None, out=None",
-    "batch_norm_train": "x, weight=None, bias=None, running_mean=None, running_var=None, *, axis=1, "
+    "batch_norm_train": "x, *, weight=None, bias=None, running_mean=None, running_var=None, axis=1, "
     "eps=1e-05, momentum=0.1, num_batches=None, correction=1, activation=None, residual=None, out=None",
-    "batch_norm_backward": "dy, x, stats, weight=None, bias=None, *, axis=1, eps=1e-05, frozen=False, "
+    "batch_norm_vjp": "x, *, training=True, weight=None, bias=None, running_mean=None, running_var=None, axis=1, "
+    "eps=1e-05, momentum=0.1, num_batches=None, correction=1, activation=None, residual=None, out=None",
+    "batch_norm_backward": "dy, x, stats, *, weight=None, bias=None, axis=1, eps=1e-05, frozen=False, "
     "activation=None, y=None, needs=('x', 'weight', 'bias'), out=None",
     "batch_stats": "x, *, axis=1",
     "merge_stats": "parts",
-    "update_running": "running_mean, running_var, stats, *, momentum=0.1, num_batches=None, correction=1",
-    "backward_reduce": "dy, x, stats, weight=None, bias=None, *, axis=1, eps=1e-05, activation=None, y=None",
-    "backward_apply": "dy, x, stats, sums, weight=None, bias=None, *, axis=1, eps=1e-05, activation=None, "
+    "update_running": "stats, *, running_mean, running_var, momentum=0.1, num_batches=None, correction=1",
+    "backward_reduce": "dy, x, stats, *, weight=None, bias=None, axis=1, eps=1e-05, activation=None, y=None",
+    "backward_apply": "dy, x, stats, sums, *, weight=None, bias=None, axis=1, eps=1e-05, activation=None, "
     "y=None, out=None",
-    "fold_batch_norm": "conv_weight, conv_bias, running_mean, running_var, weight=None, bias=None, *, "
+    "fold_batch_norm": "conv_weight, *, conv_bias=None, running_mean, running_var, weight=None, bias=None, "
     "eps=1e-05, out_axis=0, groups=1",
     "set_num_threads": "n",
     "get_default_memory_pool": "",
@@ -39,7 +41,7 @@ TUPLES = {
 
 
 def test_public_names():
-    assert set(bnkern.__all__) == {*SIGNATURES, *TUPLES, "MemoryPool", "__version__"}
+    assert set(bnkern.__all__) == {*SIGNATURES, *TUPLES, "Array", "Explanation", "MemoryPool", "__version__"}
     assert [name for name in bnkern.__all__ if not hasattr(bnkern, name)] == []
     assert set(bnkern.__all__) <= set(dir(bnkern))
 
@@ -110,7 +112,7 @@ def test_sums_of_parts_add_up():
 @pytest.mark.parametrize("shape", [(4, 3, 8, 8), (8, 3)], ids=str)
 def test_explain_says_how_a_call_runs(shape, op):
     text = str(bnkern.explain(np.zeros(shape, np.float32), 1, op))
-    for word in ("backend", "cpu", "channels", kernels.level(), "threads", "moved", "at least"):
+    for word in ("CPU kernels", "channels", kernels.level(), "threads", "moved", "at least"):
         assert word in text, text
 
 

@@ -11,8 +11,7 @@ from helpers.support import linux_only
 
 import bnkern
 from bnkern import _dispatch, _vectors
-from bnkern._call import new_call
-from bnkern._native.cpu import INPUT_GRAD, NORMALISE, REDUCE, STATS
+from bnkern._call import INPUT_GRAD, NORMALISE, REDUCE, STATS, new_call
 from bnkern.arrays import torch as adapter
 from bnkern.checks.problem import problem
 from bnkern.engines import array_api

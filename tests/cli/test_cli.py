@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bnkern
-from bnkern import _config
+from bnkern import _config, _explain
 from bnkern.cli import info
 from bnkern.cli import main as command
 from bnkern.cli.main import main
@@ -139,14 +139,14 @@ def test_missing_packages_have_no_version(monkeypatch):
 def test_explain(op, shape, axis):
     x = np.zeros(shape, np.float32)
     told = bnkern.explain(x, axis=axis, op=op)
-    assert (told.backend, told.refused) == ("cpu", ())
+    assert (told.engine, told.refused) == ("cpu", ())
     assert told.isa == _config.config()["instruction set"]["chosen"]
     assert 1 <= told.threads <= bnkern.get_num_threads()
     assert told.bytes_moved >= told.bytes_least >= x.nbytes
     assert told.layout
     text = str(told)
     assert text.startswith(f"{op} of ndarray {shape} float32")
-    assert "backend  cpu\n" in text
+    assert "by       CPU kernels\n" in text
 
 
 def test_explain_strided():
@@ -156,12 +156,12 @@ def test_explain_strided():
     assert told.note
 
 
-def test_explain_when_the_first_backend_refuses():
+def test_explain_when_the_first_engine_refuses():
     told = bnkern.explain(np.zeros((0, 3), np.float32))
-    assert told.backend == "generic"
+    assert told.engine == "array_api"
     assert told.refused[0] == "cpu: x has no elements"
     assert told.bytes_moved is None
-    assert "generic; not cpu: x has no elements" in str(told)
+    assert "by the array API standard; not cpu: x has no elements" in str(told)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,7 @@ def test_explain_when_the_first_backend_refuses():
     [
         (ValueError, "op: expected one of 'train'", {"op": "training"}),
         (ValueError, "op: expected", {"op": None}),
+        (ValueError, "op: expected", {"op": ["train"]}),
         (ValueError, "axis: expected", {"axis": 2}),
         (TypeError, "axis: expected", {"axis": "1"}),
     ],
@@ -188,4 +189,4 @@ def test_explain_rejects_as_the_call_would():
     [(0, "0 bytes"), (999, "999 bytes"), (2400, "2.4 kB"), (103_000_000, "103 MB"), (2 * 10**9, "2 GB")],
 )
 def test_bytes_in_words(n, text):
-    assert _config._bytes(n) == text
+    assert _explain._bytes(n) == text

@@ -38,6 +38,7 @@ def good(function):
     return {
         "batch_norm_inference": forward | running | {"out": out},
         "batch_norm_train": forward | running | running_options | {"out": out},
+        "batch_norm_vjp": forward | running | running_options | {"out": out, "training": True},
         "batch_norm_backward": backward | {"frozen": False, "needs": ("x", "weight"), "out": out},
         "batch_stats": {"x": x, "axis": 1},
         "merge_stats": {"parts": [stats, stats]},
@@ -50,7 +51,7 @@ def good(function):
     }[function]
 
 
-FORWARD = ["batch_norm_inference", "batch_norm_train"]
+FORWARD = ["batch_norm_inference", "batch_norm_train", "batch_norm_vjp"]
 BACKWARD = ["batch_norm_backward", "backward_reduce", "backward_apply"]
 OPTIONS = [*FORWARD, *BACKWARD]
 TAKES_X = [*OPTIONS, "batch_stats"]
@@ -136,9 +137,13 @@ STATS = {
     "short mean": ((np.zeros(2), np.ones(3), 20), ValueError),
     "long var": ((np.zeros(3), np.ones(4), 20), ValueError),
     "integer mean": ((np.zeros(3, int), np.ones(3), 20), TypeError),
-    "fractional count": ((np.zeros(3), np.ones(3), 20.5), TypeError),
+    "fractional count": ((np.zeros(3), np.ones(3), 20.5), ValueError),
     "negative count": ((np.zeros(3), np.ones(3), -20), ValueError),
-    "NaN count": ((np.zeros(3), np.ones(3), float("nan")), TypeError),
+    "NaN count": ((np.zeros(3), np.ones(3), float("nan")), ValueError),
+    "text count": ((np.zeros(3), np.ones(3), "20"), TypeError),
+    "vector count": ((np.zeros(3), np.ones(3), np.ones(1)), TypeError),
+    "complex count": ((np.zeros(3), np.ones(3), 20j), TypeError),
+    "boolean count": ((np.zeros(3), np.ones(3), True), TypeError),
     "no count": ((np.zeros(3), np.ones(3), None), TypeError),
 }
 
@@ -206,6 +211,7 @@ def of_options():
         {"unknown": (("x", "gamma"), ValueError), "number": (1, TypeError), "text": ("x", TypeError),
          "None": (None, TypeError), "not text": ((0,), ValueError)},
     )  # fmt: skip
+    yield from rows(["batch_norm_vjp"], "training", {"text": ("no", TypeError), "None": (None, TypeError)})
     yield from rows(["batch_norm_backward"], "frozen", {"text": ("no", TypeError), "None": (None, TypeError)})
     sums = {"None": (None, TypeError), "short": ((np.ones(3),), ValueError), "number": (1.0, TypeError)}
     sums |= {
@@ -225,7 +231,7 @@ PARTS = {
     "other channels": ([PART, (np.zeros(2), np.ones(2), 4)], ValueError),
     "short": ([PART, PART[:2]], ValueError),
     "negative count": ([PART, PART._replace(count=-1)], ValueError),
-    "fractional count": ([PART, PART._replace(count=1.5)], TypeError),
+    "fractional count": ([PART, PART._replace(count=1.5)], ValueError),
     "no mean": ([PART, (None, *PART[1:])], TypeError),
     "two dimensions": ([(np.zeros((1, 3)), np.ones((1, 3)), 4)], ValueError),
 }
@@ -316,6 +322,10 @@ def of_shared_memory_and_counts():
         yield f"one value per channel {shape}", train, one, ValueError, ["x", str(shape)]
     yield "count of another batch", "batch_norm_backward", count_of(19), ValueError, ["stats", "19", "20"]
     yield "count below the part's", "backward_apply", count_of(19), ValueError, ["stats", "19", "20"]
+    itself = lambda good: {"out": good["x"]}  # noqa: E731
+    yield "what vjp reads is written", "batch_norm_vjp", itself, ValueError, ["out", "apart from x"]
+    fixed = {"training": False, "running_mean": None, "running_var": None}
+    yield "vjp without statistics", "batch_norm_vjp", fixed, TypeError, ["running_mean"]
     no_y = {"needs": ("residual",), "y": None, "out": None}
     yield "residual's gradient without y", "batch_norm_backward", no_y, ValueError, ["y", "residual"]
 

@@ -63,7 +63,7 @@ class BatchNorm:
     def __init__(self, channels: int, watch: Stopwatch) -> None:
         self.gamma = np.ones(channels, np.float32)
         self.beta = np.zeros(channels, np.float32)
-        self.running = {
+        self.running: dict[str, Any] = {
             "running_mean": np.zeros(channels, np.float32),
             "running_var": np.ones(channels, np.float32),
         }

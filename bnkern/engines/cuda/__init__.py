@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bnkern._call import OPERATIONS, Call, Problem, Results
+from bnkern._call import INPUT_GRAD, NORMALISE, OPERATIONS, REDUCE, STATS, Call, Problem, Results
 from bnkern._dtypes import ITEMSIZE, Array, dtype_name
-from bnkern._native.cpu import INPUT_GRAD, NORMALISE, REDUCE, STATS
 from bnkern.engines.cuda import launch
 from bnkern.engines.cuda.launch import ABSENT, Arrays, Formula, cupy, held
 from bnkern.engines.cuda.plan import ELEMENTWISE, MERGE, REDUCTION, SLOT, Geometry, geometry, normal_form, same_order
@@ -52,8 +51,9 @@ def _forward(call: Call) -> Results:
     computed = _results(p) if call.passes & STATS else (None, None)
     mean, var = computed if call.passes & STATS else (call.mean, call.var)
     y = _target(call.out, model) if elementwise else None
+    residual = _like(call.residual, model)  # held, as all that may be a copy, until it is launched
     arrays = Arrays(
-        _at(model), residual=_at(_like(call.residual, model)), out=_at(y), mean=_vector(mean), var=_vector(var),
+        _at(model), residual=_at(residual), out=_at(y), mean=_vector(mean), var=_vector(var),
         weight=_vector(call.weight), bias=_vector(call.bias), result_a=_at(computed[0]), result_b=_at(computed[1]),
     )  # fmt: skip
     phases = _phases(call.passes & STATS, elementwise)
@@ -70,11 +70,11 @@ def _backward(call: Call) -> Results:
     sums = computed if reduction else (call.sum_dy, call.sum_dy_xhat)
     dx = _target(call.out, model) if call.passes & INPUT_GRAD and "x" in call.needs else None
     dresidual = _fresh(model) if call.dresidual else None
-    y = _like(call.y, model) if call.activation else None
+    dy, y = _like(call.dy, model), _like(call.y, model) if call.activation else None
     arrays = Arrays(
-        _at(model), _at(_like(call.dy, model)), 0, _at(y), _at(dx), _at(dresidual),
-        _vector(call.mean), _vector(call.var), _vector(call.weight), _vector(call.bias),
-        _vector(sums[0]), _vector(sums[1]), _at(computed[0]), _at(computed[1]),
+        _at(model), _at(dy), 0, _at(y), _at(dx), _at(dresidual), _vector(call.mean), _vector(call.var),
+        _vector(call.weight), _vector(call.bias), _vector(sums[0]), _vector(sums[1]),
+        _at(computed[0]), _at(computed[1]),
     )  # fmt: skip
     formula = Formula(p.eps, max(call.count, 1), call.activation, call.parameter, call.frozen)
     phases = _phases(reduction, call.passes & INPUT_GRAD)

@@ -8,7 +8,7 @@ from helpers import fake_cupy, gpu_cases
 from helpers.compare import same_bits
 
 import bnkern
-from bnkern.backends import _cuda_launch, _cuda_source
+from bnkern.engines.cuda import launch, source
 
 SLOPE = 0.3
 LAST = "_(RELU,"  # the toy goes before this one in the text, and so takes its number: whoever asks for "relu" gets it
@@ -18,17 +18,17 @@ TOY = "_(TOY, choose(z <= NUMBER(0), p * z, z), choose(z <= NUMBER(0), p * dy, d
 @pytest.fixture
 def toy(chip, monkeypatch):
     """"relu" is a leaky ReLU of SLOPE."""
-    true_source, true_run = _cuda_source.source, _cuda_launch.run
+    true_source, true_run = source.source, launch.run
     text = true_source("forward")
     assert re.search(r"#define BN_ACTIVATIONS\(_\)[^#]*?_\(IDENTITY, z, dy\)\s*\\\n\s*_\(RELU,", text)
-    monkeypatch.setattr(_cuda_launch, "source", lambda name: true_source(name).replace(LAST, TOY, 1))
+    monkeypatch.setattr(launch, "source", lambda name: true_source(name).replace(LAST, TOY, 1))
 
     def run(*args):
         *others, formula = args
         assert formula.activation in (0, 1)
         true_run(*others, formula._replace(parameter=SLOPE))
 
-    monkeypatch.setattr(_cuda_launch, "run", run)
+    monkeypatch.setattr(launch, "run", run)
 
 
 def near(a, b):

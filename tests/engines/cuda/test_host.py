@@ -13,8 +13,7 @@ from helpers.compare import same_bits
 
 import bnkern
 from bnkern import _dispatch
-from bnkern._call import new_call
-from bnkern._native.cpu import NORMALISE, STATS
+from bnkern._call import NORMALISE, STATS, new_call
 from bnkern.arrays import torch as torch_arrays
 from bnkern.arrays import torch_cuda
 from bnkern.checks.problem import problem
@@ -202,3 +201,13 @@ def test_the_extras_bring_a_compiler():
         "cupy-cuda12x[ctk]>=14",
         "cupy-cuda13x[ctk]>=14",
     }
+
+
+@pytest.mark.parametrize(("op", "moved", "least"), [
+    ("train", 3, 2), ("inference", 2, 2), ("backward", 5, 3), ("frozen", 2, 2), ("stats", 1, 1)])  # fmt: skip
+def test_explain_knows_every_operation(chip, op, moved, least):
+    """Arrays moved where nothing is kept on chip between the sweeps, and where all is."""
+    x = small().x
+    told = bnkern.explain(x, op=op)
+    assert (told.engine, told.how) == ("cuda", "GPU kernels")
+    assert (told.bytes_moved, told.bytes_least) == (moved * x.nbytes, least * x.nbytes)
