@@ -264,6 +264,32 @@ def test_elementwise_in_place(dtype, level, slot):
             assert slots.surroundings_intact(results[1])
 
 
+@each_table
+@pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name != "identity"])
+def test_gradients_are_the_same_with_y_and_without(dtype, level, activation):
+    """z is looked at as the forward pass stored it: here many a z is stored as 0."""
+    table, _ = tables(dtype, level)
+    rng = np.random.default_rng(11)
+    n, how = 499, dict(rows=1, channels=1, width=499, stride=499, activation=ACTIVATIONS[activation])
+    smallest = float(slots.ml_dtypes.finfo(slots.DTYPES[dtype]).smallest_subnormal)
+    for scale, bias in ((smallest, 0.0), (smallest / 4, 0.0), (-smallest, smallest), (3.0, 4.0), (0.5, 6.0)):
+        x, dy = (slots.copy(slots.numbers(dtype, n, rng)) for _ in range(2))
+        coef = slots.coefs_of(dtype, 1, rng)
+        coef[:5, 0] = 0, 0, scale, bias, 1
+        y = slots.aligned(n, x.dtype)
+        slots.elementwise(table.normalise, {"x": x}, y, None, coef, flags=0, **how)
+        sums, grads = [], []
+        for given in (None, y):
+            sums.append(slots.reduce_cf(table, n, [(0, n, x, dy, given)], coef, ACTIVATIONS[activation]))
+            sums.append(slots.columns(table, n, 1, x, dy, given, coef, ACTIVATIONS[activation]).ravel())
+            dx, dresidual = slots.aligned(n, x.dtype), slots.aligned(n, x.dtype)
+            operands = {"x": x, "dy": dy} if given is None else {"x": x, "dy": dy, "y": given}
+            slots.elementwise(table.input_grad, operands, dx, dresidual, coef, flags=0, **how)
+            grads.append(np.concatenate([dx, dresidual]))
+        assert len({a.tobytes() for a in sums}) == 1, (scale, bias)
+        assert same(*grads), (scale, bias)
+
+
 # ---------------------------------------------------------------- per channel, and the limits
 
 
