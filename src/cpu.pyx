@@ -1,21 +1,22 @@
 """The entry points of the CPU kernels: NumPy arrays in, NumPy arrays out.
 
-Internal: callers are bnkern's CPU engine and the tests. Every entry point checks what memory safety needs (types, shapes,
-lengths) and raises before it writes. One that is handed arrays of mixed or unsupported memory layout returns None and has
-done nothing; the engine then copies what does not fit and calls again.
+Internal: callers are bnkern's CPU engine and the tests. Every entry point checks what memory safety needs (types,
+shapes, lengths) and raises before it writes. One that is handed arrays of mixed or unsupported memory layout returns
+None and has done nothing; the engine then copies what does not fit and calls again.
 """
 cimport numpy as cnp
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memset
 
 from bnkern._native.capi cimport *
-from bnkern._native.driver cimport drive, prepare, stream
+from bnkern._native.driver cimport drive, stream
 from bnkern._native.job cimport Job, passes_belong_together
 from bnkern._native.kernels cimport kernels_of
 from bnkern._native.memory cimport new_like
+from bnkern._native.plan cimport prepare
 from bnkern._native.vectors cimport type_of, vector_of, view_vector
 
-from bnkern._native import driver
+from bnkern._native import plan
 
 cnp.import_array()
 
@@ -112,16 +113,17 @@ cdef inline bint ready(Job *job, Arrays *arrays, int threads) noexcept:
 def run(object call, int passes, int threads, bint dresidual=False):
     """Runs passes of a call: STATS, REDUCE, NORMALISE, INPUT_GRAD, STATS | NORMALISE or REDUCE | INPUT_GRAD.
 
-    Returns (y or dx, mean, var, sum dy, sum dy * xhat, dresidual); what no pass computes is None. None instead of a tuple:
-    the arrays have no memory layout in common, nothing was done. Attributes read, as far as the passes need them: x, dy,
-    residual, y, out, mean, var, weight, bias, sum_dy, sum_dy_xhat, axis, eps, count, frozen, activation (the number of the
-    kernels' list), parameter.
+    Returns (y or dx, mean, var, sum dy, sum dy * xhat, dresidual); what no pass computes is None. None instead of a
+    tuple: the arrays have no memory layout in common, nothing was done. Attributes read, as far as the passes need
+    them: x, dy, residual, y, out, mean, var, weight, bias, sum_dy, sum_dy_xhat, axis, eps, count, frozen, activation
+    (the number of the kernels' list), parameter.
     """
     cdef Job job
     cdef Arrays arrays
     cdef bint forward = passes & (BN_STATS | BN_NORMALISE)
     cdef object x, dy = None, added = None, out = None, masked = None, mean = None, var = None
-    cdef object sum_dy = None, sum_dy_xhat = None, weight, bias, saved_dy, saved_dy_xhat  # references: the Job has none
+    cdef object sum_dy = None, sum_dy_xhat = None, weight, bias
+    cdef object _mean, _var, _sum_dy, _sum_dy_xhat  # hold what the Job points to
     if not passes_belong_together(passes):
         raise ValueError(f"passes: expected a reduction, an elementwise pass, or the two of one kind, got {passes}")
     begin(&job, &arrays, passes, call.axis)
@@ -165,13 +167,13 @@ def run(object call, int passes, int threads, bint dresidual=False):
     if passes & BN_STATS:
         mean, var = doubles(&arrays, &job.mean), doubles(&arrays, &job.var)
     else:
-        saved_mean = vector(&arrays, call.mean, &job.saved_mean, "mean")
-        saved_var = vector(&arrays, call.var, &job.saved_var, "var")
+        _mean = vector(&arrays, call.mean, &job.saved_mean, "mean")
+        _var = vector(&arrays, call.var, &job.saved_var, "var")
     if passes & BN_REDUCE:
         sum_dy, sum_dy_xhat = doubles(&arrays, &job.sum_dy), doubles(&arrays, &job.sum_dy_xhat)
     elif passes & BN_INPUT_GRAD and not job.flags & BN_FROZEN:
-        saved_dy = vector(&arrays, call.sum_dy, &job.saved_sum_dy, "sum_dy")
-        saved_dy_xhat = vector(&arrays, call.sum_dy_xhat, &job.saved_sum_dy_xhat, "sum_dy_xhat")
+        _sum_dy = vector(&arrays, call.sum_dy, &job.saved_sum_dy, "sum_dy")
+        _sum_dy_xhat = vector(&arrays, call.sum_dy_xhat, &job.saved_sum_dy_xhat, "sum_dy_xhat")
     if passes & BN_INPUT_GRAD:
         job.count = call.count
     drive(&job)
@@ -184,20 +186,20 @@ def layout(x, int axis):
     cdef Arrays arrays
     begin(&job, &arrays, BN_NORMALISE, axis)
     add(&job, &arrays, BN_OPERAND_X, x, False, "x")
-    out = output(&job, &arrays, BN_OPERAND_OUT, None, "out")  # the reference that keeps its strides
+    _out = output(&job, &arrays, BN_OPERAND_OUT, None, "out")  # holds the strides
     if not ready(&job, &arrays, 1):
         return None
     return "channels last" if job.layout == BN_CHANNELS_LAST else "channels first"
 
 
 def plan_of(x, int axis, int passes, bint frozen, int threads):
-    """The plan of these passes on x, with other arrays like x: a dict (driver.plan), or None where x has no layout."""
+    """The plan of these passes on x, with other arrays like x: a dict (plan.facts), or None where x has no layout."""
     if not isinstance(x, cnp.ndarray):
         raise TypeError(f"x: expected a NumPy array, got {type(x).__name__}")
     type_of(x, "x")
     if not (cnp.PyArray_ISNOTSWAPPED(x) and cnp.PyArray_ISALIGNED(x)):
         return None
-    return driver.plan(x.shape, x.strides, axis, x.itemsize, passes, threads, frozen)
+    return plan.facts(x.shape, x.strides, axis, x.itemsize, passes, threads, frozen)
 
 
 def limit(x, dy, out, *, int threads):

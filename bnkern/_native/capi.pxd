@@ -1,4 +1,4 @@
-# The C side as Cython sees it. Meaning and units stand in the headers, which are installed under bnkern/_native/include.
+# The C side as Cython sees it. Meaning and units stand in the headers, installed under bnkern/_native/include.
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "kernels/kernels.h" nogil:
@@ -154,7 +154,8 @@ cdef extern from "driver/plan.h" nogil:
         bn_reduction reduction
         bn_elementwise elementwise
         int threads, stream, backwards, from_cache
-        int64_t blocks, group, in_turn, window, piece, row_pieces, run_group, row_parts, chunk, flat, tile_width, prefetch
+        int64_t blocks, group, in_turn, window, piece, row_pieces, run_group, row_parts, chunk, flat, tile_width
+        int64_t prefetch
 
     bn_machine bn_this_machine()
     bn_problem bn_problem_of(const bn_shape *, int layout, const bn_operand *, const int64_t *const *, int passes,

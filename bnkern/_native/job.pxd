@@ -1,4 +1,4 @@
-# One call as the driver carries it: what is to be done, the plan, and the scratch. Types and small helpers; no code of its own.
+# One call as the driver carries it: what is to be done, the plan, and the scratch. Types and small helpers.
 from libc.stdint cimport int64_t
 
 from bnkern._native.capi cimport *

@@ -1,7 +1,7 @@
 """The driver: carries a plan out. It takes scratch, shares pieces out to threads and runs one phase after the other.
 
-`Job` in, results in the arrays it points to: no Python object is touched while it runs. How the work is cut stands in the
-plan (plan.h); what is done with a piece in reduction.pyx, elementwise.pyx and coefs.pyx. For others: driver.pxd.
+`Job` in, results in the arrays it points to: no Python object is touched while it runs. How the work is cut stands in
+the plan (plan.h); what is done with a piece in reduction.pyx, elementwise.pyx and coefs.pyx. For others: driver.pxd.
 """
 from cpython.exc cimport PyErr_Occurred
 from cython.parallel cimport prange
@@ -13,6 +13,7 @@ from bnkern._native.capi cimport *
 from bnkern._native.coefs cimport coefs_from_saved, finish_reduction
 from bnkern._native.elementwise cimport run_chunk, run_group, run_piece
 from bnkern._native.job cimport *
+from bnkern._native.plan cimport threads_of
 from bnkern._native.reduction cimport reduce_block, reduce_panel, reduce_row
 
 cdef extern from "stdlib.h" nogil:
@@ -35,18 +36,15 @@ cdef double POLL = 0.05  # seconds between two looks at Ctrl-C
 
 ctypedef void (*worker)(Job *, int) noexcept nogil
 
-cdef bn_machine machine = bn_this_machine()
-bn_watch_fork()
-
 
 # ---- threads ------------------------------------------------------------------------------------------------------
 
 cdef int run_phases(Job *job) except -1:
     """Every phase on every thread: the one parallel region of the library.
 
-    An own, capped count: the runtime's settings are never trusted. Entered with the GIL, so that Cython releases what it
-    knows to be held; in a function that might be called either way it asks PyGILState_Check, which any sub-interpreter
-    makes useless for the rest of the process.
+    An own, capped count: the runtime's settings are never trusted. Entered with the GIL, so that Cython releases what
+    it knows to be held; in a function that might be called either way it asks PyGILState_Check, which any
+    sub-interpreter makes useless for the rest of the process.
     """
     cdef worker work
     cdef int t
@@ -104,7 +102,7 @@ cdef inline void fence(Job *job) noexcept nogil:
 # ---- phases -------------------------------------------------------------------------------------------------------
 
 cdef worker next_worker(Job *job) noexcept nogil:
-    """What all threads do next: coefficients, then for each window of channels reduce, finish, elementwise. NULL: done."""
+    """What all threads do next: coefficients, then for each window reduce, finish, elementwise. NULL: done."""
     while job.phase != PHASE_DONE and not job.stop:
         if job.phase == PHASE_BEGIN:
             job.phase = PHASE_DONE if job.plan.reduction == BN_GROUPS else PHASE_WINDOW
@@ -281,7 +279,7 @@ cdef inline size_t round_up(size_t bytes) noexcept nogil:
 
 
 cdef size_t scratch_of_a_thread(Job *job, size_t tile) noexcept nogil:
-    """For each reduction strategy what its worker lays out, for tiled rows the tile; a group needs one after the other."""
+    """What the reduction's worker lays out, or the tile of short rows; a group needs one after the other."""
     cdef bn_plan *plan = &job.plan
     cdef size_t item = job.kernels.arithsize, bytes = tile if plan.elementwise == BN_TILED_ROWS else 0
     cdef size_t rows = minimum(BN_BLOCK, job.shape.count)
@@ -297,7 +295,7 @@ cdef size_t scratch_of_a_thread(Job *job, size_t tile) noexcept nogil:
 
 
 cdef size_t lay_out(Job *job, char *memory) noexcept nogil:
-    """Places all scratch of a call in `memory`, which begins on a cache line, and returns how many bytes that takes."""
+    """Places all scratch of a call in `memory`, which begins on a cache line; returns how many bytes that takes."""
     cdef size_t item = job.kernels.arithsize, coef, tile, flat, partials = 0
     job.cs = job.shape.channels + BN_PAD
     coef = round_up((BN_NCOEF * job.cs + BN_PAD) * item)
@@ -315,20 +313,6 @@ cdef size_t lay_out(Job *job, char *memory) noexcept nogil:
 
 
 # ---- for callers --------------------------------------------------------------------------------------------------
-
-cdef bint prepare(Job *job, int ndim, const int64_t *sizes, int axis, const int64_t *const *strides, int threads) noexcept:
-    cdef bn_problem problem
-    if not bn_collapse(&job.shape, ndim, sizes, axis, job.kernels.itemsize, job.operands, strides):
-        return False
-    job.layout = bn_layout(&job.shape, job.operands, strides)
-    if job.layout == BN_NONE and job.shape.channels * job.shape.count != 0:
-        return False
-    problem = bn_problem_of(&job.shape, job.layout, job.operands, strides, job.passes, 1 if bn_forked() else threads)
-    job.plan = bn_plan_of(&problem, &machine)
-    if job.plan.stream:
-        job.flags |= BN_STREAM
-    return True
-
 
 cdef int drive(Job *job) except -1:
     cdef char nearby[NEARBY + LINE]  # a small call's scratch: malloc would cost as much as its kernels
@@ -350,109 +334,6 @@ cdef int drive(Job *job) except -1:
 
 cdef int stream(Job *job, int64_t count, int threads) except -1:
     job.shape.count = count
-    job.plan.threads = <int> (1 if bn_forked() else maximum(1, minimum(threads, 512)))
+    job.plan.threads = threads_of(threads)
     job.phase = PHASE_STREAM
     return run_phases(job)
-
-
-cdef dict facts_of(Job *job, const int64_t *const *strides, int threads):
-    cdef bn_plan *plan = &job.plan
-    cdef bn_problem problem = bn_problem_of(&job.shape, job.layout, job.operands, strides, job.passes, threads)
-    names = [bn_reduction_name(plan.reduction).decode(), bn_elementwise_name(plan.elementwise).decode()]
-    return {
-        "layout": "channels last" if job.layout == BN_CHANNELS_LAST else "channels first",
-        "threads": plan.threads,
-        "strategy": " + ".join(name for name in names if name),
-        "block": BN_BLOCK,
-        "group": plan.group,
-        "window": plan.window,
-        "piece": plan.piece,
-        "row_parts": plan.row_parts,
-        "chunk": plan.chunk,
-        "flat": plan.flat,
-        "tile_width": plan.tile_width,
-        "prefetch": plan.prefetch,
-        "stores": None if not job.passes & BN_ELEMENTWISE else "non-temporal" if plan.stream else "cached",
-        "from_cache": bool(plan.from_cache),
-        "bytes_moved": bn_bytes_moved(&problem, plan),
-        "bytes_least": bn_bytes_least(&problem),
-    }
-
-
-# ---- for explain and tests ----------------------------------------------------------------------------------------
-
-def plan(shape, strides, int axis, type, int passes, int threads, bint frozen=False):
-    """The plan of a call whose arrays all have this shape and these strides (bytes): a dict, or None without a layout.
-
-    No array is needed and nothing runs. `type` is the bytes of an element: 2, 4 or 8.
-    """
-    cdef Job job
-    cdef int64_t sizes[64]
-    cdef int64_t steps[64]
-    cdef const int64_t *given[BN_NOPERAND]
-    cdef bn_kernels sizes_alone
-    cdef int k, ndim = len(shape)
-    cdef int64_t total = 1
-    if not 0 < ndim <= 64 or len(strides) != ndim:
-        raise ValueError(f"shape: expected 1 to 64 axes with a stride each, got {shape} and {strides}")
-    if not -ndim <= axis < ndim:
-        raise ValueError(f"axis: expected a channel axis of {ndim} axes, got {axis}")
-    if type not in (2, 4, 8):
-        raise ValueError(f"type: expected 2, 4 or 8 bytes, got {type!r}")
-    if not passes_belong_together(passes):
-        raise ValueError(f"passes: expected a reduction, an elementwise pass, or the two of one kind, got {passes}")
-    for k in range(ndim):
-        sizes[k], steps[k] = shape[k], strides[k]
-        if sizes[k] < 0 or sizes[k] > 0 and total > (<int64_t> 1 << 56) // sizes[k]:
-            raise ValueError(f"shape: expected lengths of an array that can exist, got {shape}")
-        total *= sizes[k]
-    memset(&job, 0, sizeof(job))
-    memset(&sizes_alone, 0, sizeof(sizes_alone))
-    memset(given, 0, sizeof(given))
-    sizes_alone.itemsize = type
-    job.kernels = &sizes_alone
-    job.passes = passes
-    if not (frozen and passes == BN_INPUT_GRAD):
-        given[BN_OPERAND_X] = steps
-    if passes & (BN_REDUCE | BN_INPUT_GRAD):
-        given[BN_OPERAND_DY] = steps
-    if passes & BN_ELEMENTWISE:
-        given[BN_OPERAND_OUT] = steps
-    if not prepare(&job, ndim, sizes, axis if axis >= 0 else axis + ndim, given, threads):
-        return None
-    return facts_of(&job, given, threads)
-
-
-class forced:
-    """For tests: what plans take this machine for inside a `with` block, in the whole process.
-
-    forced(strategy="blocks + tiled rows", stream_bytes=0, grain=1): the reduction, the elementwise pass, or both, where the
-    layout allows them; outputs of how many bytes are written past the caches; of how many elements a thread is worth it.
-    """
-
-    def __init__(self, *, strategy="", stream_bytes=None, group_bytes=None, window_bytes=None, grain=None):
-        reductions = {bn_reduction_name(k).decode(): k for k in range(1, BN_NREDUCTION)}
-        elementwise = {bn_elementwise_name(k).decode(): k for k in range(1, BN_NELEMENTWISE)}
-        self._values = {"stream_bytes": stream_bytes, "group_bytes": group_bytes, "window_bytes": window_bytes,
-                        "grain": grain}
-        for name in filter(None, strategy.split(" + ")):
-            if name not in reductions and name not in elementwise:
-                known = ", ".join([*reductions, *elementwise])
-                raise ValueError(f"strategy: expected some of {known}, joined by ' + ', got {strategy!r}")
-            key, number = ("reduction", reductions[name]) if name in reductions else ("elementwise", elementwise[name])
-            self._values[key] = number
-        for name, value in self._values.items():
-            if value is not None and not 0 <= value < 2**62:
-                raise ValueError(f"{name}: expected a number of at least 0, got {value!r}")
-
-    def __enter__(self):
-        global machine
-        self._before = machine
-        facts = dict(machine)
-        facts.update((name, value) for name, value in self._values.items() if value is not None)
-        machine = facts
-        return self
-
-    def __exit__(self, *_):
-        global machine
-        machine = self._before

@@ -74,7 +74,8 @@ cdef inline bint adjacent(Job *job) noexcept nogil:
     return True
 
 
-cdef void run_group(Job *job, int64_t c0, int64_t c1, int64_t q0, int64_t q1, char *tile, int64_t prefetch) noexcept nogil:
+cdef void run_group(Job *job, int64_t c0, int64_t c1, int64_t q0, int64_t q1, char *tile,
+                    int64_t prefetch) noexcept nogil:
     """Rows q0 .. q1-1 of channels c0 .. c1-1, rows without gaps."""
     cdef int64_t r = row_length(job), width = job.plan.tile_width, c
     if job.plan.elementwise == BN_TILED_ROWS:

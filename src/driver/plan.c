@@ -8,9 +8,8 @@
 #define GRAIN (1 << 14)             /* elements for each thread that repay a parallel region */
 #define WINDOW_BYTES (8 << 20)      /* of one operand */
 #define GROUPS_IN_CACHE 4           /* groups of all threads, and what else the cache holds, beside one of them */
-#define MOST_THREADS 512            /* more is a mistake of the caller */
 #define SUMMED_GROUP 256            /* channels of a group without an elementwise pass: their sums stay in L2 */
-#define GROUPED_COUNT (1 << 24)     /* elements from which on the results of a channel's blocks are no scratch of a thread */
+#define GROUPED_COUNT (1 << 24)     /* elements; beyond, the results of a channel's blocks are no scratch of a thread */
 #define LONG_ROW 512                /* elements from which on a row is worth a call of its own */
 #define SHORT_ROW 16                /* elements below which rows are taken several channels at a time */
 #define FEW_ROWS 4                  /* rows below which a tile of coefficients is not worth filling */
@@ -21,7 +20,7 @@
 #define LEAST_PIECE (1 << 12)       /* elements of a unit of runs */
 #define MOST_PIECE (1 << 16)
 #define PIECES 8                    /* for each thread, so that one that is late holds up little */
-#define GAPPED_PANEL 128            /* channels of a panel whose rows may have to be copied: a thread's copies stay in L2 */
+#define GAPPED_PANEL 128            /* channels where rows may have to be copied: a thread's copies stay in L2 */
 #define LEAST_PANEL 64              /* channels */
 #define PANEL_STEP 16               /* panels begin on a vector of every level */
 #define CHUNK_BYTES (1 << 17)       /* of one operand, in a unit of rows */
@@ -98,7 +97,7 @@ static enum bn_elementwise elementwise_cf(const bn_problem *p, const bn_machine 
 /* Groups where they can be shared out evenly; else blocks, which are many. */
 static enum bn_reduction reduction_cf(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
 {
-    const int possible = p->row >= BN_LANES; /* a run begins and ends with its row, and rows are no shorter than the lanes */
+    const int possible = p->row >= BN_LANES; /* a run ends with its row, and a kernel reads so far back from its end */
     const int64_t in_each_thread = ceil_div(ceil_div(p->channels, plan->group), plan->threads) * plan->group;
     const int even = 10 * in_each_thread * plan->threads <= 11 * p->channels; /* the slowest has a tenth more at most */
     if (m->reduction == BN_BLOCKS) return BN_BLOCKS;
@@ -127,7 +126,8 @@ static void cut_runs(bn_plan *plan, const bn_problem *p, int64_t channels)
 static void cut_tiles(bn_plan *plan, const bn_problem *p, int64_t channels)
 {
     const int64_t tiles = ceil_div(channels, plan->group), rows = p->count / p->row;
-    const int64_t wanted = max(ceil_div(TILE_PARTS * plan->threads, tiles), p->count * plan->group / TILE_PART_ELEMENTS);
+    const int64_t enough = ceil_div(TILE_PARTS * plan->threads, tiles);
+    const int64_t wanted = max(enough, p->count * plan->group / TILE_PART_ELEMENTS);
     plan->row_parts = max(1, min(rows, wanted));
     plan->prefetch = TILE_PREFETCH * p->out_step;
 }
@@ -198,7 +198,7 @@ bn_plan bn_plan_of(const bn_problem *p, const bn_machine *m)
 {
     bn_plan plan;
     memset(&plan, 0, sizeof plan);
-    plan.threads = (int)max(1, min(min(p->threads, MOST_THREADS), p->channels * p->count / max(1, m->grain)));
+    plan.threads = (int)max(1, min(p->threads, p->channels * p->count / max(1, m->grain)));
     plan.blocks = ceil_div(p->count, BN_BLOCK);
     plan.window = p->channels;
     plan.group = 1;

@@ -1,7 +1,8 @@
 /* How a call is run: everything that speed asks for and results do not depend on. Pure: no arrays, no globals.
  *
- * A problem (shape, what its strides allow, passes, threads) and a machine give a plan: a strategy for the reduction and one
- * for the elementwise pass, each with a name, and the sizes of their pieces. The driver carries it out and decides nothing.
+ * A problem (shape, what its strides allow, passes, threads) and a machine give a plan: a strategy for the reduction and
+ * one for the elementwise pass, each with a name, and the sizes of their pieces. The driver carries it out and decides
+ * nothing.
  */
 #ifndef BN_PLAN_H
 #define BN_PLAN_H

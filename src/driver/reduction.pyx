@@ -77,7 +77,7 @@ cdef inline char *gathered(Job *job, int operand, int64_t c, int64_t i, int64_t 
 
 
 cdef void gathered_block(Job *job, int64_t c, int64_t i, double *a, double *b, char *scratch) noexcept nogil:
-    """A block whose rows are shorter than the lanes, through a copy. A kernel may read BN_LANES elements before its end."""
+    """A block whose rows are shorter than the lanes, through a copy with room for what a kernel reads before it."""
     cdef int64_t slack = BN_LANES * job.shape.itemsize, bytes = BN_BLOCK * job.shape.itemsize + slack
     cdef bn_sums z
     cdef bn_run run = new_run(job, c)
@@ -114,7 +114,7 @@ cdef void reduce_block(Job *job, int64_t c, int64_t k, double *a, double *b, cha
 
 cdef void reduce_row(Job *job, int64_t c0, int64_t c1, int64_t q, bn_sums *sums, double *a, double *b,
                      char *scratch) noexcept nogil:
-    """Row q of channels c0 .. c1-1: each adds to its own block under way. Block k of the m-th channel ends in a[m, k]."""
+    """Row q of channels c0 .. c1-1: each adds to its own block under way. Results of block k: a[channel, k]."""
     cdef int64_t r = row_length(job), i = q * r, end = i + r, blocks = job.plan.blocks, c, k, last
     cdef bn_run run = new_run(job, c0)
     run.channels = c1 - c0
@@ -139,7 +139,7 @@ cdef void reduce_row(Job *job, int64_t c0, int64_t c1, int64_t q, bn_sums *sums,
 
 cdef const char *rows_in_place(Job *job, int operand, int64_t c, int64_t i, int64_t n, int64_t width, char *buffer,
                                int64_t *step) noexcept nogil:
-    """`width` channels of elements i .. i+n-1: in place at one distance, or copied to the buffer where they cross a gap."""
+    """`width` channels of elements i .. i+n-1: in place at one distance, or copied where they cross a gap."""
     cdef bn_operand *o = &job.operands[operand]
     cdef int64_t item = job.shape.itemsize, k
     if o.data == NULL:
@@ -153,7 +153,8 @@ cdef const char *rows_in_place(Job *job, int operand, int64_t c, int64_t i, int6
     return buffer
 
 
-cdef void reduce_panel(Job *job, int64_t c, int64_t width, int64_t k, double *a, double *b, char *scratch) noexcept nogil:
+cdef void reduce_panel(Job *job, int64_t c, int64_t width, int64_t k, double *a, double *b,
+                       char *scratch) noexcept nogil:
     """Block k of channels c .. c+width-1, channels without gaps. The operands' copies lie one after the other."""
     cdef int64_t i = k * BN_BLOCK, n = minimum(BN_BLOCK, job.shape.count - i), bytes = n * width * job.shape.itemsize
     cdef char *buffer = scratch + bn_columns_scratch(width, n)

@@ -12,7 +12,7 @@ static float to_float(double value) { return (float)value; }
 static uint16_t to_f16(double value) { return bn_to_f16(bn_to_odd(value)); }
 static uint16_t to_bf16(double value) { return bn_to_bf16(bn_to_odd(value)); }
 
-/* memcpy, because user memory may be misaligned; a stride known when compiling, because gapless loops then are vector code. */
+/* memcpy, because user memory may be misaligned; a stride known when compiling makes gapless loops vector code. */
 #define READ(T, widen, stride)                    \
     for (int64_t k = 0; k < n; k++) {             \
         T value;                                  \

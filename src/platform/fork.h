@@ -1,4 +1,4 @@
-/* Children of fork. libgomp's threads do not survive a fork, and it would wait for them for ever: a child runs serially. */
+/* Children of fork: libgomp's threads do not survive it, and would be waited for for ever, so a child runs serially. */
 #ifndef BN_FORK_H
 #define BN_FORK_H
 

@@ -1,4 +1,4 @@
-/* What threads need to know of each other: non-temporal stores made visible, and a flag to raise and read at any time. */
+/* Between threads: non-temporal stores made visible, and a flag to raise and read at any time. */
 #ifndef BN_SYNC_H
 #define BN_SYNC_H
 

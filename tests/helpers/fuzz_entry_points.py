@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from bnkern._native import checks, cpu, driver, kernels, memory, vectors
+from bnkern._native import checks, cpu, kernels, memory, plan, vectors
 from helpers import native
 
 SHAPE = (3, 5, 4)
@@ -32,14 +32,14 @@ def one(passes):
 def ways_in():
     """{name: callable} of everything that can be called from Python."""
     found = {name: one(passes) for name, passes in native.PASSES.items()}
-    for module in (kernels, driver, cpu, vectors, memory, checks):
+    for module in (kernels, plan, cpu, vectors, memory, checks):
         for name, thing in vars(module).items():
             if callable(thing) and not name.startswith("__") and getattr(thing, "__module__", "") == module.__name__:
                 found[f"{module.__name__.rpartition('.')[2]}.{name}"] = thing
     return found
 
 
-ATTACKED = ["cpu.run", "cpu.layout", "cpu.plan_of", "cpu.limit", "driver.plan", "vectors.ema_update", "checks.output"]
+ATTACKED = ["cpu.run", "cpu.layout", "cpu.plan_of", "cpu.limit", "plan.facts", "vectors.ema_update", "checks.output"]
 
 
 def good_values(rng):
@@ -53,7 +53,7 @@ def good_values(rng):
     }
     values |= {"running": np.zeros(5), "value": rng.uniform(1, 2, 5), "momentum": 0.1, "scale": 1.0}
     values |= {"axis": 1, "eps": 1e-5, "activation": 1, "parameter": 0.0, "frozen": False, "dresidual": True}
-    values |= {"shape": SHAPE, "strides": (80, 16, 4), "type": 4, "call": native.call(**values), "passes": 5}
+    values |= {"shape": SHAPE, "strides": (80, 16, 4), "itemsize": 4, "call": native.call(**values), "passes": 5}
     return values | {"threads": 2, "count": 12.0}
 
 

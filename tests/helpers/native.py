@@ -22,7 +22,7 @@ OPTIONS = {"axis": 1, "eps": 1e-5, "count": 1, "frozen": False, "activation": 0,
 
 def call(**given):
     """What `run` reads of a call: operands that are not given are None."""
-    return SimpleNamespace(**{name: None for name in OPERANDS} | OPTIONS | given)
+    return SimpleNamespace(**dict.fromkeys(OPERANDS) | OPTIONS | given)
 
 
 def run(passes, *, threads=1, dresidual=False, **given):

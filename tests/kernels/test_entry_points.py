@@ -59,7 +59,7 @@ def test_a_vector_of_another_length_is_refused(passes, name, length):
 @pytest.mark.parametrize("bad", [3.0, [1.0, 1.0, 1.0], np.ones(3, "i8"), np.ones(3, "c8")], ids=repr)
 def test_a_vector_of_another_kind_is_refused(passes, name, bad):
     given = arrays()
-    with pytest.raises(TypeError, match=f"^{name}: expected "):
+    with pytest.raises(TypeError, match=rf"^{name}: expected "):
         native.run(passes, **given | {name: bad})
     assert (given["out"] == 7).all()
 
@@ -93,32 +93,32 @@ def test_an_operand_of_another_shape_or_type_is_refused(passes, name):
 def test_a_written_array_must_be_writeable(passes):
     given = arrays()
     given["out"].flags.writeable = False
-    with pytest.raises(ValueError, match="^out: expected a writeable array"):
+    with pytest.raises(ValueError, match=r"^out: expected a writeable array"):
         native.run(passes, **given)
     assert (given["out"] == 7).all()
 
 
 @pytest.mark.parametrize("passes", [0, 3, 6, 7, 9, 12, 13, 15, 16, 21, -1])
 def test_passes_that_do_not_belong_together_are_refused(passes):
-    with pytest.raises(ValueError, match="^passes: expected"):
+    with pytest.raises(ValueError, match=r"^passes: expected"):
         native.run(passes, **arrays())
 
 
 @pytest.mark.parametrize("activation", [-1, 100])
 def test_an_activation_that_is_none_is_refused(activation):
-    with pytest.raises(ValueError, match="^activation: expected"):
+    with pytest.raises(ValueError, match=r"^activation: expected"):
         native.run("train", **arrays() | {"activation": activation})
 
 
 @pytest.mark.parametrize("axis", [3, -4, 100])
 def test_an_axis_that_is_none_is_refused(axis):
-    with pytest.raises(ValueError, match="^axis: expected"):
+    with pytest.raises(ValueError, match=r"^axis: expected"):
         native.run("train", **arrays() | {"axis": axis})
 
 
 def test_what_is_needed_and_missing_is_named():
     for name in ("x", "dy", "mean", "var", "sum_dy", "sum_dy_xhat"):
-        with pytest.raises(TypeError, match=f"^{name}: expected a NumPy array, got NoneType"):
+        with pytest.raises(TypeError, match=rf"^{name}: expected a NumPy array, got NoneType"):
             native.run("input_grad", **arrays() | {name: None})
 
 
@@ -154,7 +154,7 @@ def test_a_field_of_a_structured_array_has_no_layout(odd):
 def test_results_in_the_models_memory_order():
     x = np.asfortranarray(np.ones((300, 200), "f4"))
     assert memory.empty_like(x).strides == x.strides
-    with pytest.raises(TypeError, match="^model: expected"):
+    with pytest.raises(TypeError, match=r"^model: expected"):
         memory.empty_like([1.0])
 
 
@@ -180,5 +180,5 @@ def test_the_limit_streams_gapless_arrays():
         assert (out == x).all()
         cpu.limit(x, dy, out, threads=threads)
         assert (out == x + 1).all()
-    with pytest.raises(ValueError, match="^limit: expected C-contiguous"):
+    with pytest.raises(ValueError, match=r"^limit: expected C-contiguous"):
         cpu.limit(x[::2], None, out[::2], threads=1)

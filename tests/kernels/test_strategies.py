@@ -11,13 +11,14 @@ import pytest
 from helpers import cases, native
 from helpers.compare import same_bits
 
-from bnkern._native import driver
+from bnkern._native import plan
 
 # Rows around the lanes, a cache line, a sub-block and a block; channels that leave a rest in groups and panels.
 CF_SHAPES = [(3, 5, 1), (9, 7, 3), (5, 6, 15), (5, 37, 16), (4, 7, 33), (3, 5, 130), (2, 3, 519), (3, 2, 2100)]
 CL_SHAPES = [(5, 3), (1, 40), (70, 17), (300, 5), (33, 64), (2100, 3), (9, 130), (5, 2100)]
 CF = ["groups + runs", "groups + tiled rows", "blocks + runs", "blocks + tiled rows"]
 CL = ["panels + rows", "panels + flat rows"]
+SMALL = {"grain": 1, "group_bytes": 4096, "window_bytes": 4096}  # threads, groups and windows on small arrays
 STREAM = {"cached": 1 << 60, "streamed": 0}
 PROBLEMS = [
     *((shape, 1, strategy) for shape in CF_SHAPES for strategy in CF),
@@ -76,7 +77,7 @@ def test_a_forced_strategy_changes_no_bit(shape, axis, strategy, dtype):
     want = results(given)
     for (stores, stream_bytes), threads in itertools.product(STREAM.items(), (1, 3)):
         for offset in (0, 8, 40):  # bytes from a cache line
-            with driver.forced(strategy=strategy, stream_bytes=stream_bytes, grain=1, group_bytes=4096, window_bytes=4096):
+            with plan.forced(strategy=strategy, stream_bytes=stream_bytes, **SMALL):
                 found = results(given, lambda a, offset=offset: cases.place(a, offset), threads)
             assert differing(found, want) == [], (stores, threads, offset)
 
@@ -112,7 +113,7 @@ def test_every_operand_has_its_own_steps(shape, axis, gap, strategy, dtype):
         return inside
 
     for stream_bytes, threads in itertools.product(STREAM.values(), (1, 2)):
-        with driver.forced(strategy=strategy, stream_bytes=stream_bytes, grain=1, group_bytes=4096, window_bytes=4096):
+        with plan.forced(strategy=strategy, stream_bytes=stream_bytes, **SMALL):
             found = results(given | apart, place, threads)
         assert differing(found, want) == [], (stream_bytes, threads)
     for buffer, inside in buffers:
@@ -123,14 +124,14 @@ def test_every_operand_has_its_own_steps(shape, axis, gap, strategy, dtype):
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("axis", [1, -1])
 def test_a_streamed_row_is_written_to_its_last_column(axis, dtype):
-    """At every width and from every place in memory: the columns before the first and after the last whole cache line."""
+    """At every width and from every place in memory: what lies before the first and after the last whole cache line."""
     for width in (63, 64, 65, 127, 128, 129, 200, 257):
         case = cases.make((3, 5, width) if axis == 1 else (7, width), axis, dtype)
         given = operands(case) | {"residual": None}
         want = native.run("normalise", **given)["out"]
         for offset in range(0, 64, case.x.itemsize):
             out = cases.place(cases.of_nan(case.x), offset)
-            with driver.forced(stream_bytes=0):
+            with plan.forced(stream_bytes=0):
                 native.run("normalise", **given | {"out": out})
             assert same_bits(out, want), (width, offset)
 
@@ -140,5 +141,5 @@ def test_a_group_needs_less_scratch_than_there_is():
     case = cases.make((70, 3, 2000), 1)
     given = operands(case)
     want = results(given)
-    with driver.forced(strategy="groups", group_bytes=1 << 30, grain=1):
+    with plan.forced(strategy="groups", group_bytes=1 << 30, grain=1):
         assert differing(results(given, threads=2), want) == []

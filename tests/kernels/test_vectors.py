@@ -12,6 +12,7 @@ from helpers.compare import same_bits
 
 from bnkern._native import vectors
 
+
 def misaligned(a):
     raw = np.zeros(a.nbytes + 1, np.uint8)[1:]
     raw[...] = np.frombuffer(a.tobytes(), np.uint8)

@@ -13,9 +13,10 @@ CODE = """
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 from bnkern._native.capi cimport BN_F64, BN_NOPERAND, BN_OPERAND_X, BN_STATS
-from bnkern._native.driver cimport drive, prepare
+from bnkern._native.driver cimport drive
 from bnkern._native.job cimport Job
 from bnkern._native.kernels cimport kernels_of
+from bnkern._native.plan cimport prepare
 
 
 def stats_of(double[:, ::1] x, int threads):

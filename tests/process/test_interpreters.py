@@ -35,7 +35,8 @@ import numpy as np, bnkern
 interpreters = importlib.import_module(sys.argv[1])
 interpreters.destroy(interpreters.create())
 bnkern.set_num_threads(2)
-x = np.lib.stride_tricks.as_strided(np.ones(1000, np.float32), (3_000_000, 3, 1000), (0, 0, 4))  # seconds of work, no memory
+# Seconds of work on next to no memory.
+x = np.lib.stride_tricks.as_strided(np.ones(1000, np.float32), (3_000_000, 3, 1000), (0, 0, 4))
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 signal.setitimer(signal.ITIMER_REAL, 0.3)
 try:
