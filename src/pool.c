@@ -16,8 +16,8 @@
 #define HUGE_PAGE ((size_t)2 << 20)
 
 /* What lies before a block's data. 64 bytes, so that the data begin on a cache line; those of large blocks begin on a
- * page. (Loads of inputs a little behind the stores, modulo 4096, wait for them in vain: dx 64 bytes into a page and x 16,
- * as NumPy has it, made the backward pass 1.4 times as long.)
+ * page. (Loads a little behind the stores, modulo 4096, wait for them in vain: dx 64 bytes into a page and x 16, as
+ * NumPy has it, made the backward pass 1.4 times as long on Zen 4.)
  */
 struct block {
     size_t capacity;    /* of the data */
@@ -79,8 +79,8 @@ static struct block *fresh(size_t capacity)
     return b;
 }
 
-/* Takes off the list what is beyond `keep` bytes or was kept before `since`, the longest kept first; the caller frees it,
- * unlocked. The list is in the order of time, so both are its end.
+/* Takes off the list what is beyond `keep` bytes or was kept before `since`, the longest kept first; the caller frees
+ * it, unlocked. The list is in the order of time, so both are its end.
  */
 static struct block *surplus(int64_t keep, int64_t since)
 {

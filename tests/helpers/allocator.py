@@ -7,6 +7,8 @@ import ctypes
 import sys
 from typing import Any, NamedTuple
 
+from bnkern._native import memory
+
 POINTER, SIZE = ctypes.c_void_p, ctypes.c_size_t
 WORD = ctypes.sizeof(POINTER)
 MEM_HANDLER = object.__basicsize__ + 9 * WORD  # data, nd, dimensions, strides, base, descr, flags, weakreflist, buffer
@@ -38,3 +40,9 @@ def of(array):
         ctypes.CFUNCTYPE(None, POINTER, POINTER, SIZE),
     )
     return Allocator(context, *(kind(function) for kind, function in zip(kinds, functions, strict=True)))
+
+
+def patience():
+    """Seconds after which the pool gives back what is kept; its `value` may be set."""
+    library = ctypes.CDLL(sys.modules[memory.pool_state.__module__].__file__)
+    return ctypes.c_int64.in_dll(library, "bnkern_pool_patience")

@@ -58,7 +58,7 @@ class Formula(NamedTuple):
     """What a launch is told of the formula: src/formulas.h."""
 
     eps: float
-    count: float = 1.0  # divisor of the sums in the mean terms of dx
+    n: float = 1.0  # `count` of the kernels: divisor of the sums in the mean terms of dx
     activation: int = 0  # BN_IDENTITY, BN_RELU ...
     parameter: float = 0.0  # of the activation
     frozen: bool = False  # dx without the mean terms
@@ -94,7 +94,7 @@ def run_vectors(name: str, to: tuple[int, int, int], value: tuple[int, int, int]
 def _launch(function: Any, step: Launch, a: Arrays, barrier: int, f: Formula, g: Geometry) -> None:
     packed = _ARGS.pack(
         a.x, a.dy, a.residual, a.y, a.out, a.dresidual, *a.mean, *a.var, *a.weight, *a.bias, *a.sum_dy, *a.sum_dy_xhat,
-        a.result_a, a.result_b, barrier + BARRIER_BYTES, barrier, f.eps, f.count, f.parameter, f.activation, f.frozen,
+        a.result_a, a.result_b, barrier + BARRIER_BYTES, barrier, f.eps, f.n, f.parameter, f.activation, f.frozen,
         step.phases, *g[1:], step.keep,
     )  # fmt: skip
     function(
