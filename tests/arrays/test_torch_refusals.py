@@ -154,3 +154,22 @@ def test_other_devices_are_named():
     x, meta = torch.ones(4, 5), torch.ones(5, device="meta")
     with pytest.raises(TypeError, match=r"weight: .*a meta tensor has no values"):
         bnkern.batch_norm_train(x, weight=meta)
+
+
+def test_torch_compile_is_told_what_to_do(python):
+    """Traced whole, the call is refused with a remedy; and with that remedy it works."""
+    code = """
+import torch, bnkern
+x = torch.randn(4, 5)
+try:
+    torch.compile(lambda x: bnkern.batch_norm_train(x)[0], fullgraph=True, backend="eager")(x)
+except Exception as error:
+    assert "x: expected a tensor with values, got one that torch.compile traces" in str(error), error
+    assert "@torch.compiler.disable" in str(error)
+else:
+    raise AssertionError("traced")
+train = torch.compiler.disable(bnkern.batch_norm_train)
+y = torch.compile(lambda x: 2 * train(x)[0], backend="eager")(x)
+assert torch.equal(y, 2 * bnkern.batch_norm_train(x)[0])
+"""
+    python(code, timeout=300)
