@@ -83,16 +83,16 @@ def gradients(call: Call) -> BatchNormGrads:
     if not call.passes:
         return BatchNormGrads(None, None, None, unmasked)
     dx, _, _, sum_dy, sum_dy_xhat, masked = run(call)
+    weight = call.weight
     dweight, dbias = cast_each(
-        _parameter_dtype(call),
+        weight.dtype if weight is not None else _dtype_without_weight(call),
         sum_dy_xhat if "weight" in needs else None,  # one sum is found on the way to the other
         sum_dy if "bias" in needs else None,
     )
     return BatchNormGrads(dx if "x" in needs else None, dweight, dbias, unmasked if masked is None else masked)
 
 
-def _parameter_dtype(call: Call) -> Any:
-    for parameter in (call.weight, call.bias):
-        if parameter is not None:
-            return parameter.dtype
+def _dtype_without_weight(call: Call) -> Any:
+    if call.bias is not None:
+        return call.bias.dtype
     return call.x.dtype if ITEMSIZE[call.problem.dtype] >= 4 else namespace(call.x).float32

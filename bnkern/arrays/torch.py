@@ -16,6 +16,7 @@ from bnkern._dtypes import Array, device_of, namespace
 from bnkern.arrays import torch_cuda
 from bnkern.arrays._base import Adapter, Described, Kind, Library, refusal
 
+_COMPILED = "call bnkern in a function under @torch.compiler.disable, or in a torch.library.custom_op"
 _BFLOAT16 = np.dtype(np.uint16)  # its bits, which is what the kernels take for it
 
 
@@ -29,6 +30,8 @@ class Torch(Library):
 
     def refuse(self, name: str, t: Array) -> None:
         torch = sys.modules["torch"]
+        if name == "x" and torch.compiler.is_compiling():  # Dynamo, tracing this line: it breaks its graph at the error
+            raise refusal(name, "a tensor with values", "one that torch.compile traces", _COMPILED)
         if type(t) is not torch.Tensor and type(t) is not torch.nn.Parameter:
             _refuse_subclass(name, t)
         if t.layout is not torch.strided:
@@ -93,8 +96,7 @@ class Torch(Library):
 def _refuse_subclass(name: str, t: Array) -> None:
     kind = type(t).__name__
     if kind in ("FakeTensor", "FunctionalTensor"):
-        remedy = "call bnkern in a function under @torch.compiler.disable, or in a torch.library.custom_op"
-        raise refusal(name, "a tensor with values", f"its subclass {kind}, by which torch.compile traces", remedy)
+        raise refusal(name, "a tensor with values", f"its subclass {kind}, by which torch.compile traces", _COMPILED)
     raise refusal(name, "a torch.Tensor or Parameter", f"its subclass {kind}", "give the plain tensor in it")
 
 

@@ -14,7 +14,7 @@ from bnkern._words import describe
 from bnkern.arrays.memory import shared
 from bnkern.checks import operands
 from bnkern.checks.numbers import count
-from bnkern.checks.parameters import correction_below, gradients, momentum_factor, switch
+from bnkern.checks.parameters import USUAL, USUAL_SET, correction_below, gradients, momentum_factor, switch
 from bnkern.checks.problem import problem as problem  # so that a caller needs this module alone
 
 _INFERENCE = ("running_mean", "running_var", "weight", "bias")
@@ -61,16 +61,17 @@ def train(
 
 
 def backward(call: Call, stats: Any, frozen: Any, needs: Any) -> None:
-    p = call.problem
-    call.mean, call.var, number = operands.statistics(stats)
-    if not fast.vectors(call.x, p.channels, 2, call.mean, call.var, call.weight, call.bias):
-        operands.vectors(call, _BACKWARD, 2, call.mean, call.var, call.weight, call.bias)
-    if not fast.twin(call.x, call.dy):
+    p, x = call.problem, call.x
+    mean, var, number = stats if isinstance(stats, tuple) and len(stats) == 3 else operands.statistics(stats)
+    call.mean, call.var = mean, var
+    if not fast.vectors(x, p.channels, 2, mean, var, call.weight, call.bias):
+        operands.vectors(call, _BACKWARD, 2, mean, var, call.weight, call.bias)
+    if not fast.twin(x, call.dy):
         operands.like_x(call, "dy", call.dy)
     fixed = frozen if type(frozen) is bool else switch("frozen", frozen)
     if not fixed and (type(number) is not int or number != p.count):
         _count_of(p.count, number)
-    call.wants(gradients(needs), fixed)
+    call.wants(USUAL_SET if type(needs) is tuple and needs == USUAL else gradients(needs), fixed)
     if call.y is not None:
         operands.like_x(call, "y", call.y)
     elif call.dresidual:

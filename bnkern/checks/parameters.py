@@ -12,7 +12,7 @@ from bnkern.checks.numbers import integer, real
 
 NEEDS = frozenset(("x", "weight", "bias", "residual"))
 USUAL = ("x", "weight", "bias")
-_USUAL_SET = frozenset(USUAL)
+USUAL_SET = frozenset(USUAL)
 
 
 def momentum_factor(momentum: Any, num_batches: Any) -> float:
@@ -35,8 +35,6 @@ def correction_below(correction: Any, count: int) -> float:
 
 def gradients(needs: Any) -> frozenset[str]:
     """The gradients wanted."""
-    if type(needs) is tuple and needs == USUAL:
-        return _USUAL_SET
     if isinstance(needs, (str, bytes)) or not isinstance(needs, Collection):
         raise TypeError(f"needs: expected a collection like ('x', 'weight', 'bias'), got {describe(needs)}")
     for entry in needs:

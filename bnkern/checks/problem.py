@@ -22,6 +22,11 @@ _ndarray = np.ndarray
 
 def call_on(x: Array, passes: int, axis: Any, eps: Any = 0.0, activation: Any = None) -> Call:
     """A call on x, whose other operands are still to be named."""
+    if type(x) is _ndarray:
+        try:
+            return new_call(_problem(x.shape, x.dtype, axis, eps, activation), passes, x)
+        except TypeError:  # `problem` finds out why
+            pass
     return new_call(problem(x, axis, eps, activation), passes, x)
 
 

@@ -1,0 +1,9 @@
+"""What type checkers see of the compiled modules, for which there is no Python source."""
+
+from typing import Any
+
+checks: Any
+cpu: Any
+kernels: Any
+memory: Any
+vectors: Any
