@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from helpers import slots, support  # noqa: E402
+from helpers import slots, support
 
 # slot, variant: (activation, operands beside the output, flags)
 ELEMENTWISE = {
@@ -63,8 +63,8 @@ def elementwise_work(table, dtype, name, shape):
     out, second = (slots.aligned(rows * stride, slots.DTYPES[dtype]) for _ in range(2))
     coef = slots.coefs_of(dtype, width if flags & slots.TILE else channels, rng)
     call = getattr(table, name.split()[0])
-    how = dict(rows=rows, channels=channels, width=width, stride=stride, flags=flags | more)
-    how |= {"activation": slots.ACTIVATIONS[activation], "prefetch": 0}
+    how = {"rows": rows, "channels": channels, "width": width, "stride": stride, "flags": flags | more}
+    how["activation"] = slots.ACTIVATIONS[activation]
     second = second if "dresidual" in operands else None
     return lambda: slots.elementwise(call, arrays, out, second, coef, **how)
 

@@ -4,7 +4,6 @@ A mirror of src/kernels/kernels.h. Arrays are handed over as they are: nothing i
 stride reads or writes what it should not.
 """
 
-import ctypes
 from ctypes import CFUNCTYPE, POINTER, Structure, c_double, c_int, c_int64, c_void_p
 
 import ml_dtypes  # makes np.dtype("bfloat16") known, too

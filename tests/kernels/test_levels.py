@@ -40,7 +40,11 @@ def test_level_in_use_gives_the_bits_of_the_lowest(lowest):
     assert {case for case in found if found[case] != lowest[case]} == set()
 
 
-SMALL_CHILD = "from helpers import cases; import json; print(json.dumps(cases.fingerprints([*cases.SMALL, *cases.LARGE])))"
+SMALL_CHILD = """
+from helpers import cases
+import json
+print(json.dumps(cases.fingerprints([*cases.SMALL, *cases.LARGE])))
+"""
 
 
 def test_the_plain_reference_gives_the_bits_of_the_lowest(python, lowest):
@@ -49,7 +53,8 @@ def test_the_plain_reference_gives_the_bits_of_the_lowest(python, lowest):
 
 
 def test_the_plain_reference_is_never_chosen_by_itself(python):
-    said = python("from bnkern._native import kernels; print(kernels.level(), *kernels.levels())", env={"BNKERN_CPU": None})
+    code = "from bnkern._native import kernels; print(kernels.level(), *kernels.levels())"
+    said = python(code, env={"BNKERN_CPU": None})
     assert said.stdout.split() == [support.processor_levels()[-1], *support.processor_levels()]
     said = python("from bnkern._native import kernels; print(kernels.level())", env={"BNKERN_CPU": "reference"})
     assert said.stdout.strip() == "reference"

@@ -1,8 +1,8 @@
 """Every slot of every table against the level "reference", alone, in this process, bit for bit.
 
 Sizes lie around every edge: a vector, the 16 lanes, a cache line, a sub-block, a block, a strip of coefficients.
-Outputs are compared with all that lies around them, so a byte too many is seen; with helpers/guarded_slots.py, which puts
-every array beside a forbidden page, a read too far is fatal.
+Outputs are compared with all that lies around them, so a byte too many is seen; with helpers/guarded_slots.py, which
+puts every array beside a forbidden page, a read too far is fatal.
 """
 
 import itertools
@@ -163,7 +163,7 @@ def test_reduce_channels_last(dtype, level, activation, from_y):
         coef = slots.coefs_of(dtype, width, rng)
         for gaps in ((0, 0, 0), (1 + k % 20,) * 3, (0, 0, 3), (0, 5, 0)):
             x, dy, y = (matrix(a, rows, width, g, (k + g) % 17) for a, g in zip(arrays, gaps, strict=True))
-            how = dict(coef=coef, activation=ACTIVATIONS[activation], strides=[width + g for g in gaps])
+            how = {"coef": coef, "activation": ACTIVATIONS[activation], "strides": [width + g for g in gaps]}
             got, want = (slots.columns(t, rows, width, x, dy, y if from_y else None, **how) for t in (fast, plain))
             assert same(got, want), (rows, width, gaps)
 
@@ -231,7 +231,7 @@ def test_elementwise(dtype, level, variant):
             }
             coef = slots.coefs_of(dtype, width if tile else channels, rng)
             for streams, offset in ((0, k % 3), (STREAM, 0), (STREAM, (1, line // 2, line - 1)[k % 3])):
-                how = dict(operands=operands, prefetch=64 * (k % 2))
+                how = {"operands": operands, "prefetch": 64 * (k % 2)}
                 flags = tile | frozen | streams
                 got, want = (
                     run(call, arrays, (rows, channels, width), stride, coef, flags, activation, (offset, k % 3), **how)
@@ -253,7 +253,7 @@ def test_elementwise_in_place(dtype, level, slot):
             size = rows * (channels * width + gap) - gap
             arrays = {name: slots.copy(slots.numbers(dtype, size, rng), k % 4) for name in names}
             coef = slots.coefs_of(dtype, width if tile else channels, rng)
-            how = dict(rows=rows, channels=channels, width=width, stride=channels * width + gap, flags=tile)
+            how = {"rows": rows, "channels": channels, "width": width, "stride": channels * width + gap, "flags": tile}
             results = []
             for call, apart in ((plain, True), (fast, False)):
                 place = slots.copy(arrays[names[0]], 1)
@@ -270,7 +270,8 @@ def test_gradients_are_the_same_with_y_and_without(dtype, level, activation):
     """z is looked at as the forward pass stored it: here many a z is stored as 0."""
     table, _ = tables(dtype, level)
     rng = np.random.default_rng(11)
-    n, how = 499, dict(rows=1, channels=1, width=499, stride=499, activation=ACTIVATIONS[activation])
+    n = 499
+    how = {"rows": 1, "channels": 1, "width": n, "stride": n, "activation": ACTIVATIONS[activation]}
     smallest = float(slots.ml_dtypes.finfo(slots.DTYPES[dtype]).smallest_subnormal)
     for scale, bias in ((smallest, 0.0), (smallest / 4, 0.0), (-smallest, smallest), (3.0, 4.0), (0.5, 6.0)):
         x, dy = (slots.copy(slots.numbers(dtype, n, rng)) for _ in range(2))
@@ -361,7 +362,7 @@ def test_nothing_is_touched_beyond_an_array(python, side):
 
 
 def test_wrong_names_are_refused():
-    with pytest.raises(ValueError, match="level: expected one of reference, .*got 'x86_v9'"):
+    with pytest.raises(ValueError, match=r"level: expected one of reference, .*got 'x86_v9'"):
         slots.table("f32", "x86_v9")
     with pytest.raises(ValueError, match="dtype: expected f32"):
         slots.table("f8", "reference")
