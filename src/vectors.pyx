@@ -80,15 +80,13 @@ def ema_update(running, value, double momentum, double scale):
 cdef void update(bn_vector *running, bn_vector *value, int64_t channels, double momentum, double scale) noexcept:
     cdef double old[STRIP]
     cdef double new[STRIP]
-    cdef double kept = 1.0 - momentum
-    cdef int64_t c = 0, k, n
+    cdef int64_t c = 0, n
     cdef uint64_t mode = bn_fenv_begin()
     while c < channels:
         n = minimum(STRIP, channels - c)
         bn_vector_read(running, c, n, 0.0, old)
         bn_vector_read(value, c, n, 0.0, new)
-        for k in range(n):
-            old[k] = kept * old[k] + momentum * (new[k] * scale)
+        bn_ema(old, new, n, momentum, scale)
         bn_vector_write(running, c, n, old)
         c += n
     bn_fenv_end(mode)

@@ -116,6 +116,7 @@ cdef extern from "driver/vector.h" nogil:
 
     void bn_vector_read(const bn_vector *, int64_t c, int64_t n, double missing, double *)
     void bn_vector_write(const bn_vector *, int64_t c, int64_t n, const double *)
+    void bn_ema(double *running, const double *value, int64_t n, double momentum, double scale)
 
 cdef extern from "driver/plan.h" nogil:
     enum:

@@ -23,9 +23,13 @@ cdef inline void run_kernel(Job *job, bn_span *span, const char *coef, int64_t c
         job.kernels.input_grad(span)
 
 
-cdef inline int64_t step_of(Job *job, int operand, int axis) noexcept nogil:
-    """Elements from row to row of this very operand: no two need have the same."""
-    return job.operands[operand].stride[axis] // job.shape.itemsize
+cdef inline char *place(Job *job, int operand, int64_t c, int64_t i, int axis, int64_t *step) noexcept nogil:
+    """Element i of channel c, and the elements from row to row of this very operand: no two need have the same."""
+    cdef bn_operand *o = &job.operands[operand]
+    if o.data == NULL:
+        return NULL
+    step[0] = o.stride[axis] // job.shape.itemsize
+    return bn_at(&job.shape, o, c, i)
 
 
 cdef void run_rows(Job *job, int64_t c, int64_t i, int64_t rows, int64_t channels, int64_t width, int axis,
@@ -33,18 +37,12 @@ cdef void run_rows(Job *job, int64_t c, int64_t i, int64_t rows, int64_t channel
     """`rows` rows from element i of channel c on, one step apart along the sequence's axis `axis`."""
     cdef bn_span span
     memset(&span, 0, sizeof(span))
-    span.x = bn_at(&job.shape, &job.operands[BN_OPERAND_X], c, i)
-    span.xs = step_of(job, BN_OPERAND_X, axis)
-    span.dy = bn_at(&job.shape, &job.operands[BN_OPERAND_DY], c, i)
-    span.dys = step_of(job, BN_OPERAND_DY, axis)
-    span.residual = bn_at(&job.shape, &job.operands[BN_OPERAND_RESIDUAL], c, i)
-    span.residuals = step_of(job, BN_OPERAND_RESIDUAL, axis)
-    span.y = bn_at(&job.shape, &job.operands[BN_OPERAND_Y], c, i)
-    span.ys = step_of(job, BN_OPERAND_Y, axis)
-    span.out = bn_at(&job.shape, &job.operands[BN_OPERAND_OUT], c, i)
-    span.outs = step_of(job, BN_OPERAND_OUT, axis)
-    span.dresidual = bn_at(&job.shape, &job.operands[BN_OPERAND_DRESIDUAL], c, i)
-    span.dresiduals = step_of(job, BN_OPERAND_DRESIDUAL, axis)
+    span.x = place(job, BN_OPERAND_X, c, i, axis, &span.xs)
+    span.dy = place(job, BN_OPERAND_DY, c, i, axis, &span.dys)
+    span.residual = place(job, BN_OPERAND_RESIDUAL, c, i, axis, &span.residuals)
+    span.y = place(job, BN_OPERAND_Y, c, i, axis, &span.ys)
+    span.out = place(job, BN_OPERAND_OUT, c, i, axis, &span.outs)
+    span.dresidual = place(job, BN_OPERAND_DRESIDUAL, c, i, axis, &span.dresiduals)
     span.rows = rows
     span.channels = channels
     span.width = width

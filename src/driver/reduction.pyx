@@ -64,8 +64,9 @@ cdef inline bn_run new_run(Job *job, int64_t c) noexcept nogil:
 cdef inline void place_run(Job *job, bn_run *run, int64_t c, int64_t i) noexcept nogil:
     """The run begins with element i of channel c."""
     run.x = bn_at(&job.shape, &job.operands[BN_OPERAND_X], c, i)
-    run.dy = bn_at(&job.shape, &job.operands[BN_OPERAND_DY], c, i)
-    run.y = bn_at(&job.shape, &job.operands[BN_OPERAND_Y], c, i)
+    if not job.passes & BN_STATS:
+        run.dy = bn_at(&job.shape, &job.operands[BN_OPERAND_DY], c, i)
+        run.y = bn_at(&job.shape, &job.operands[BN_OPERAND_Y], c, i)
 
 
 cdef inline char *gathered(Job *job, int operand, int64_t c, int64_t i, int64_t n, char *buffer) noexcept nogil:

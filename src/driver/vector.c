@@ -55,3 +55,9 @@ void bn_vector_write(const bn_vector *v, int64_t c, int64_t n, const double *res
     case BN_BF16: EACH(WRITE, uint16_t, to_bf16);
     }
 }
+
+void bn_ema(double *restrict running, const double *restrict value, int64_t n, double momentum, double scale)
+{
+    const double kept = 1.0 - momentum;
+    for (int64_t k = 0; k < n; k++) running[k] = kept * running[k] + momentum * (value[k] * scale);
+}

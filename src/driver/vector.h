@@ -18,4 +18,7 @@ void bn_vector_read(const bn_vector *v, int64_t c, int64_t n, double missing, do
 /* Sets entries c .. c+n-1, each rounded once. */
 void bn_vector_write(const bn_vector *v, int64_t c, int64_t n, const double *from);
 
+/* running = (1 - momentum) * running + momentum * (value * scale), n numbers. */
+void bn_ema(double *running, const double *value, int64_t n, double momentum, double scale);
+
 #endif
