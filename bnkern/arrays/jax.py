@@ -68,7 +68,7 @@ JAX = Jax()
 Jax.kinds = {
     "cpu": Kind("JAX, CPU", ("cpu",), Adapter(export, wrap, _mark_written, _in_cpu_memory), writable=False),
     "traced": Kind(
-        "JAX under jit, grad, vmap", ("array_api",), writable=False, why="traced: it has no values for kernels yet"
+        "JAX under jit, grad, vmap", ("array_api",), writable=False, why="x is traced and has no values yet"
     ),
     "": Kind(
         "JAX, sharded or on other devices", ("array_api",), writable=False, why="there are kernels for one CPU device"

@@ -135,7 +135,7 @@ def test_explain_in_a_trace():
     told = []
     jax.jit(lambda x: told.append(bnkern.explain(x)))(jnp.ones((4, 5)))
     assert told[0].engine == "array_api"
-    assert told[0].refused == ("kernels: traced: it has no values for kernels yet",)
+    assert told[0].refused == ("kernels: x is traced and has no values yet",)
 
 
 def test_numpy_beside_jax_is_refused_in_a_trace_too(case):
