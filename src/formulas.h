@@ -1,15 +1,15 @@
 /* The formulas of batch normalisation, each once, in the common subset of C and CUDA.
  *
- *     z  = ((x - mean_hi) - mean_lo) * scale + bias [+ residual]    scale = weight * invstd, invstd = 1 / sqrt(var + eps)
+ *     z  = ((x - mean_hi) - mean_lo) * scale + bias [+ residual]   scale = weight * invstd, invstd = 1 / sqrt(var + eps)
  *     y  = activation(z)
- *     dx = scale * ((g - mean(g)) - xhat * mean(g * xhat))          g = dy behind the activation
- *                                                                   xhat = (x - mean) * invstd
+ *     dx = scale * ((g - mean(g)) - xhat * mean(g * xhat))         g = dy behind the activation
+ *                                                                  xhat = (x - mean) * invstd
  *
  * Who includes this file says what a number is:
  *     SCALAR      qualifiers of a function of float and double (`static inline` in C, a device function in CUDA)
  *     CHANNEL     the same for a function whose result is of the arithmetic type A: A is a typedef in C, a template's
  *                 parameter in CUDA (found from the pointer that the result goes to)
- *     ELEMENT     the same for a function of N: one number, or a vector of them; N: a typedef or a template's parameter;
+ *     ELEMENT     the same for a function of N: one number, or a vector of them. N: a typedef, a template's parameter;
  *                 NUMBER(a) is a as an N; choose(m, a, b) takes a where the comparison m holds, else b
  *     muladd(a, b, c)   a * b + c: rounded twice on the CPU (the default), once on a GPU. All else is never contracted.
  *     float_bits(f), bits_float(u)   a float's 32 bits as unsigned, and back

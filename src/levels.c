@@ -28,9 +28,10 @@ static int has_x86_v2(void)
 
 static int has_x86_v3(void)
 {
+    /* A virtual machine may hide any of these. */
     const int f16c = cpuid_ecx(1, 29), movbe = cpuid_ecx(1, 22), lzcnt = cpuid_ecx(0x80000001, 5);
     return has_x86_v2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && f16c && movbe && lzcnt; /* a virtual machine may hide any of them */
+           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && f16c && movbe && lzcnt;
 }
 
 static int has_x86_v4(void)
