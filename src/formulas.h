@@ -1,19 +1,20 @@
 /* The formulas of batch normalisation, each once, in the common subset of C and CUDA.
  *
- *     z  = ((x - mean_hi) - mean_lo) * scale + bias [+ residual]     scale = weight * invstd, invstd = 1 / sqrt(var + eps)
+ *     z  = ((x - mean_hi) - mean_lo) * scale + bias [+ residual]   scale = weight * invstd, invstd = 1 / sqrt(var + eps)
  *     y  = activation(z)
- *     dx = scale * ((g - mean(g)) - xhat * mean(g * xhat))           g = dy behind the activation, xhat = (x - mean) * invstd
+ *     dx = scale * ((g - mean(g)) - xhat * mean(g * xhat))         g = dy behind the activation
+ *                                                                  xhat = (x - mean) * invstd
  *
  * Who includes this file says what a number is:
  *     SCALAR      qualifiers of a function of float and double (`static inline` in C, a device function in CUDA)
  *     CHANNEL     the same for a function whose result is of the arithmetic type A: A is a typedef in C, a template's
  *                 parameter in CUDA (found from the pointer that the result goes to)
- *     ELEMENT     the same for a function of N: one number, or a vector of them. N is a typedef or a template's parameter;
+ *     ELEMENT     the same for a function of N: one number, or a vector of them. N: a typedef, a template's parameter;
  *                 NUMBER(a) is a as an N; choose(m, a, b) takes a where the comparison m holds, else b
  *     muladd(a, b, c)   a * b + c: rounded twice on the CPU (the default), once on a GPU. All else is never contracted.
  *     float_bits(f), bits_float(u)   a float's 32 bits as unsigned, and back
- * What is not defined leaves its part of the file out, so that a file that casts alone need not know of vectors; it may be
- * included again with more defined.
+ * What is not defined leaves its part of the file out, so that a file that casts alone need not know of vectors; it
+ * may be included again with more defined.
  */
 #ifndef BN_FORMULAS_H
 #define BN_FORMULAS_H
@@ -21,8 +22,9 @@
 /* Rows of a table of coefficients. */
 enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_MEAN_DY, BN_MEAN_DY_XHAT, BN_NCOEF };
 
-/* The activations: name, y from z, the gradient behind it from z and dy; p is the activation's parameter. The gradient's z is
- * rounded as the forward pass stored it, or is y itself: its sign must be the same. A NaN z lets NaN and gradient pass.
+/* The activations: name, y from z, the gradient behind it from z and dy; p is the activation's parameter. The
+ * gradient's z is rounded as the forward pass stored it, or is y itself: its sign must be the same. A NaN z lets NaN
+ * and gradient pass.
  */
 #define BN_ACTIVATIONS(_)                                                                                  \
     _(IDENTITY, z, dy)                                                                                     \
@@ -109,10 +111,10 @@ CHANNEL void coef_two_floats(double v, A *hi, A *lo)
     *lo = (A)(fabs((double)*hi) <= most ? rest : 0.0);
 }
 
-/* Square root and division are exact to half a unit in the last place everywhere. No branches: a compiler may take several
- * channels at a time. */
-CHANNEL void forward_coefs(double mean, double var, double eps, double weight, double bias, A *mean_hi, A *mean_lo, A *scale,
-                           A *shift, A *invstd)
+/* Square root and division are exact to half a unit in the last place everywhere. No branches: a compiler may take
+ * several channels at a time. */
+CHANNEL void forward_coefs(double mean, double var, double eps, double weight, double bias, A *mean_hi, A *mean_lo,
+                           A *scale, A *shift, A *invstd)
 {
     const double inverse = 1.0 / sqrt(var + eps);
     coef_two_floats(mean, mean_hi, mean_lo);
@@ -142,8 +144,8 @@ SCALAR void moments_of_sums(double n, double shift, double s, double q, double *
     *m2 = muladd(-s, d, q);
 }
 
-/* Can such an M2 be trusted? Not where most digits cancelled (S^2/n > 2 M2), or squares left the range of the arithmetic type:
- * `smallest` is the mean square below which they were rounded to subnormals. */
+/* Can such an M2 be trusted? Not where most digits cancelled (S^2/n > 2 M2), or squares left the range of the
+ * arithmetic type: `smallest` is the mean square below which they were rounded to subnormals. */
 SCALAR int moments_are_sound(double n, double s, double q, double m2, double smallest)
 {
     return (m2 > 0) & (s * (s / n) <= 2 * m2) & (q >= smallest * n) & (q <= 0x1.fffffffffffffp1023);
@@ -179,7 +181,7 @@ SCALAR float float16_to_float(unsigned short h)
     unsigned u = magnitude + 0x38000000u;
     if (magnitude < 0x00800000u) u = float_bits((float)(h & 0x7fff) * 0x1p-24f); /* subnormal */
     if (magnitude >= 0x0f800000u) u |= 0x7f800000u;                              /* Inf and NaN */
-    if (magnitude > 0x0f800000u) u |= 0x400000u;                                 /* quiet, as processors' instructions do */
+    if (magnitude > 0x0f800000u) u |= 0x400000u; /* quiet, as processors' instructions do */
     return bits_float(u | (h & 0x8000u) << 16);
 }
 
@@ -188,13 +190,13 @@ SCALAR unsigned short float_to_float16(float f)
     const unsigned u = float_bits(f), magnitude = u & 0x7fffffffu;
     unsigned h;
     if (magnitude > 0x7f800000u) h = 0x7e00u | magnitude >> 13;                                      /* NaN */
-    else if (magnitude >= 0x47800000u) h = 0x7c00u;                                                  /* from 65536 on: Inf */
+    else if (magnitude >= 0x47800000u) h = 0x7c00u; /* from 65536 on: Inf */
     else if (magnitude < 0x38800000u) h = float_bits(bits_float(magnitude) + 0.5f) - 0x3f000000u;    /* subnormal */
     else h = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
     return (unsigned short)((h & 0x7fffu) | (u >> 16 & 0x8000u));
 }
 
-/* To float with the last bit set where anything was lost ("round to odd"): narrowing that to 16 bits rounds only once. */
+/* To float, the last bit set where anything was lost ("round to odd"): narrowing that to 16 bits rounds only once. */
 SCALAR float double_to_odd(double d)
 {
     const float f = (float)d;

@@ -28,21 +28,24 @@ static int has_x86_v2(void)
 
 static int has_x86_v3(void)
 {
+    /* A virtual machine may hide any of these. */
     const int f16c = cpuid_ecx(1, 29), movbe = cpuid_ecx(1, 22), lzcnt = cpuid_ecx(0x80000001, 5);
-    return has_x86_v2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-           __builtin_cpu_supports("bmi2") && f16c && movbe && lzcnt; /* a virtual machine may hide any of them */
+    return has_x86_v2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && f16c && movbe && lzcnt;
 }
 
 static int has_x86_v4(void)
 {
     return has_x86_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
 }
 #else
 static int has_baseline(void) { return 1; }
 #endif
 
-/* ---- the lists: levels.def is made by meson from the two in the top meson.build ----------------------------------- */
+/* ---- the lists: levels.def is made by meson from the two in the top meson.build -----------------------------------
+ * */
 
 #define BN_LEVEL(level)
 #define BN_TABLE(dtype, level) extern const bn_kernels bn_kernels_##dtype##_##level;

@@ -6,7 +6,7 @@
 #define CHANNEL INLINE
 #include "../formulas.h"
 
-/* The rows as pointers of their own, and no branches, so that square roots and divisions are taken several at a time. */
+/* The rows as pointers of their own, and no branches: square roots and divisions are taken several at a time. */
 void BN_NAME(coefs_forward)(void *coef, int64_t cs, int64_t n, const double *restrict mean, const double *restrict var,
                             double eps, const double *restrict weight, const double *restrict bias)
 {
@@ -17,7 +17,8 @@ void BN_NAME(coefs_forward)(void *coef, int64_t cs, int64_t n, const double *res
         forward_coefs(mean[c], var[c], eps, weight[c], bias[c], hi + c, lo + c, scale + c, shift + c, invstd + c);
 }
 
-void BN_NAME(coefs_backward)(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat, double count)
+void BN_NAME(coefs_backward)(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat,
+                             double count)
 {
     A *mean_dy = (A *)coef + BN_MEAN_DY * cs, *mean_dy_xhat = (A *)coef + BN_MEAN_DY_XHAT * cs;
     for (int64_t c = 0; c < n; c++) backward_coefs(sum_dy[c], sum_dy_xhat[c], count, mean_dy + c, mean_dy_xhat + c);

@@ -7,8 +7,8 @@
 #include "../simd/simd.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
-/* One copy for all variants: looks at flags and activation. Takes a row by value: one whose address is known elsewhere would be
- * read again after every store. */
+/* One copy for all variants: looks at flags and activation. Takes a row by value: one whose address is known
+ * elsewhere would be read again after every store. */
 #define RARE static __attribute__((noinline, noclone))
 #else
 #define RARE static __attribute__((noinline))
@@ -17,8 +17,8 @@
 /* What a span has, beside the flags of kernels.h. */
 enum { HAS_X = 16, HAS_DY = 32, HAS_RESIDUAL = 64, HAS_Y = 128, HAS_DRESIDUAL = 256 };
 
-/* Which variant of a pass. Passes are compiled for the common ones, in which all of this is constant after inlining, and once
- * for all the others, in which it is looked at for every vector: branches that a processor predicts. */
+/* Which variant of a pass. Passes are compiled for the common ones, in which all of this is constant after inlining,
+ * and once for all the others, in which it is looked at for every vector: branches that a processor predicts. */
 typedef struct {
     int flags, activation;
     A parameter;
@@ -55,12 +55,13 @@ INLINE coefs coefs_of_columns(const A *p, int64_t cs)
 
 INLINE coefs coefs_of_channel(const A *p, int64_t cs)
 {
-    return (coefs){splat(p[BN_MEAN_HI * cs]), splat(p[BN_MEAN_LO * cs]), splat(p[BN_SCALE * cs]), splat(p[BN_BIAS * cs]),
-                   splat(p[BN_INVSTD * cs]), splat(p[BN_MEAN_DY * cs]), splat(p[BN_MEAN_DY_XHAT * cs])};
+    return (coefs){splat(p[BN_MEAN_HI * cs]), splat(p[BN_MEAN_LO * cs]), splat(p[BN_SCALE * cs]),
+                   splat(p[BN_BIAS * cs]), splat(p[BN_INVSTD * cs]), splat(p[BN_MEAN_DY * cs]),
+                   splat(p[BN_MEAN_DY_XHAT * cs])};
 }
 
-/* dy behind the activation at column j, where d = x - mean. The activation's z is y where there is one, else it is computed by
- * the very operations of normalise.c and rounded as they stored it, so that both say the same. */
+/* dy behind the activation at column j, where d = x - mean. The activation's z is y where there is one, else it is
+ * computed by the very operations of normalise.c and rounded as they stored it, so that both say the same. */
 INLINE vec dy_behind_activation(const row *p, int64_t j, vec d, const coefs *c, variant v)
 {
     const vec dy = load(p->dy + j);

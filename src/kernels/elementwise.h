@@ -1,12 +1,12 @@
 /* The loop nest of the element-wise passes: their results over the rows of a span, native vectors throughout.
  *
- * A row is `channels` runs of `width` elements, one coefficient each, or (BN_TILE) `width` columns with a coefficient each.
- * In tiles several rows are done together, a cache line of each in turn, so that coefficients are loaded once for all
- * of them: loading them for every row costs more than the data does.
- * Plain stores: the last vector of a run overlaps the one before; it is computed first and stored last, so that a row may
- * be written in place. Streaming stores (never in place) write whole cache lines only, also those in which one channel
- * ends and the next begins; what is left at the ends of a row is stored to the element, because a plain store that
- * touches a line just streamed reads it back from memory.
+ * A row is `channels` runs of `width` elements, one coefficient each, or (BN_TILE) `width` columns with a coefficient
+ * each. In tiles several rows are done together, a cache line of each in turn, so that coefficients are loaded once
+ * for all of them: loading them for every row costs more than the data does.
+ * Plain stores: the last vector of a run overlaps the one before; it is computed first and stored last, so that a row
+ * may be written in place. Streaming stores (never in place) write whole cache lines only, also those in which one
+ * channel ends and the next begins; what is left at the ends of a row is stored to the element, because a plain store
+ * that touches a line just streamed reads it back from memory.
  */
 #ifndef BN_ELEMENTWISE_H
 #define BN_ELEMENTWISE_H
@@ -141,7 +141,8 @@ INLINE void plain_rows_of_tile(const bn_span *a, int64_t i, variant v)
 /* Columns before the first one that lies at the start of a cache line. */
 INLINE int64_t head_of(const T *out) { return (int64_t)(-(uintptr_t)out % 64 / sizeof(T)); }
 
-/* Columns from .. to-1, fewer than a cache line, at the beginning or the end of a row of `width`, stored to the element. */
+/* Columns from .. to-1, fewer than a cache line, at the beginning or the end of a row of `width`, stored to the
+ * element. */
 RARE void ragged(row p, int64_t from, int64_t to, int64_t width, const A *coef, int64_t cs, variant v)
 {
     coefs c = coefs_of_channel(coef, cs);
@@ -237,16 +238,17 @@ INLINE void stream_rows_of_tile(const bn_span *a, int64_t i, variant v)
 
 /* ---- spans ------------------------------------------------------------------------------------------------------- */
 
-/* Are ROWS rows better done together than one after the other, in the order of memory? Streamed, all must be aligned alike,
- * and not fall on the same places of the caches. */
+/* Are ROWS rows better done together than one after the other, in the order of memory? Streamed, all must be aligned
+ * alike, and not fall on the same places of the caches. */
 INLINE int together(const bn_span *a, int streams)
 {
     const int64_t step = a->outs * (int64_t)sizeof(T);
-    return a->width >= W && !(streams && (step % 64 || a->width > 2 * STRIP_WIDTH || (a->width >= 256 && step % 2048 == 0)));
+    const int alike = step % 64 == 0 && a->width <= 2 * STRIP_WIDTH && !(a->width >= 256 && step % 2048 == 0);
+    return a->width >= W && (alike || !streams);
 }
 
-/* `v` is a constant after inlining, unless it is the variant for all the others; a copy of the span lets the compiler see that
- * stores do not change it. */
+/* `v` is a constant after inlining, unless it is the variant for all the others; a copy of the span lets the compiler
+ * see that stores do not change it. */
 INLINE void run_span(const bn_span *span, variant v)
 {
     const bn_span b = *span, *a = &b;

@@ -1,8 +1,8 @@
-/* The gradient of the input: dx = scale * ((g - mean g) - xhat * mean(g * xhat)), or scale * g with frozen statistics, where g
- * is dy behind the activation and scale = weight * invstd.
+/* The gradient of the input: dx = scale * ((g - mean g) - xhat * mean(g * xhat)), or scale * g with frozen
+ * statistics, where g is dy behind the activation and scale = weight * invstd.
  *
- * Reads dy and x (y where the activation follows a residual), writes dx (and g, the residual's gradient): 12 bytes for each
- * element in float32; frozen without an activation reads dy alone, 8 bytes.
+ * Reads dy and x (y where the activation follows a residual), writes dx (and g, the residual's gradient): 12 bytes
+ * for each element in float32; frozen without an activation reads dy alone, 8 bytes.
  */
 #include "elementwise.h"
 

@@ -17,7 +17,7 @@
 
 #include <stdint.h>
 
-#include "../formulas.h" /* the rows of a table of coefficients, each `cs` elements of the arithmetic type long; activations */
+#include "../formulas.h" /* the rows of a table of coefficients (each `cs` elements of A long), the activations */
 
 #define BN_LANES 16
 #define BN_SUB 256    /* at most 16 float32 additions in a row before float64 takes over */
@@ -36,7 +36,7 @@ enum {
  * count elements; unused pointers are NULL.
  */
 typedef struct bn_span {
-    const void *x, *dy, *residual, *y; /* residual: of normalise; y: for the sign behind the activation, of the backward passes */
+    const void *x, *dy, *residual, *y; /* residual: of normalise; y: of the backward passes, for z's sign */
     void *out, *dresidual;             /* y or dx; the residual's gradient */
     int64_t xs, dys, residuals, ys, outs, dresiduals;
     int64_t rows, channels, width;
@@ -54,8 +54,9 @@ typedef struct bn_sums {
     double shift;
 } __attribute__((aligned(64))) bn_sums;
 
-/* Adjacent elements of each of `channels` channels, at .. at+n-1 of their blocks. A run begins with a block or with a row,
- * ends with a block or with a row, and at least BN_LANES elements before its end can be read (rows are no shorter).
+/* Adjacent elements of each of `channels` channels, at .. at+n-1 of their blocks. A run begins with a block or with a
+ * row, ends with a block or with a row, and at least BN_LANES elements before its end can be read (rows are no
+ * shorter).
  */
 typedef struct bn_run {
     const void *x, *dy, *y; /* dy and y may be NULL */
@@ -69,8 +70,9 @@ typedef struct bn_run {
 
 typedef struct bn_kernels {
     int itemsize, arithsize; /* bytes of the storage and the arithmetic type */
-    /* A block of a channel, run by run: begin from its first min(n, 8) elements, add (to z[0 .. channels-1]), end -> mean
-     * and M2 = sum (x - mean)^2 of n elements. 0 where digits were lost: then `again` on the n elements side by side. */
+    /* A block of a channel, run by run: begin from its first min(n, 8) elements, add (to z[0 .. channels-1]), end ->
+     * mean and M2 = sum (x - mean)^2 of n elements. 0 where digits were lost: then `again` on the n elements side by
+     * side. */
     void (*moments_begin)(bn_sums *z, const void *first, int64_t n);
     void (*moments_add)(bn_sums *z, const bn_run *a);
     int (*moments_end)(bn_sums *z, int64_t n, double *mean, double *m2);
@@ -86,7 +88,8 @@ typedef struct bn_kernels {
     /* coefficient rows of n channels from float64 values */
     void (*coefs_forward)(void *coef, int64_t cs, int64_t n, const double *mean, const double *var, double eps,
                          const double *weight, const double *bias);
-    void (*coefs_backward)(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat, double count);
+    void (*coefs_backward)(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat,
+                          double count);
     /* the first `rows` coefficients of a table whose columns are: `times` copies of (each of `channels` channels from c
      * on, `repeat` times) */
     void (*coefs_tile)(void *tile, int64_t ts, const void *coef, int64_t cs, int rows, int64_t c, int64_t channels,
@@ -97,7 +100,8 @@ typedef struct bn_kernels {
 } bn_kernels;
 
 /* Scratch of the channels-last kernels for `width` channels and `rows` elements of a block: accumulators, lane
- * sums, coefficients of a flat row, one gathered column. Up to BN_FLAT channels a gapless matrix is read flat (reduce_cl.h).
+ * sums, coefficients of a flat row, one gathered column. Up to BN_FLAT channels a gapless matrix is read flat
+ * (reduce_cl.h).
  */
 #define BN_FLAT 64
 

@@ -5,8 +5,8 @@
  * Reads each element once from memory (4 bytes in float32), writes nothing but the result. 1 subtraction, 2 additions
  * and 1 product for each element; lanes in the arithmetic type, sub-blocks in float64 (kernels.h).
  * The shift is the mean of the block's first eight elements, so |S / n| is a fraction of the standard deviation unless
- * the block is unlike its beginning. Where M2 cannot be trusted (moments_are_sound) the block, still in L1, is summed again
- * in float64, about the mean just found. A constant block gives exactly its value and 0.
+ * the block is unlike its beginning. Where M2 cannot be trusted (moments_are_sound) the block, still in L1, is summed
+ * again in float64, about the mean just found. A constant block gives exactly its value and 0.
  */
 #include "reduce_cf.h"
 #include "reduce_cl.h"

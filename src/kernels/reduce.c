@@ -1,5 +1,5 @@
-/* The two sums of the backward pass over one block: sum g and sum g * xhat, xhat = ((x - mean_hi) - mean_lo) * invstd, where g
- * is dy behind the activation.
+/* The two sums of the backward pass over one block: sum g and sum g * xhat, xhat = ((x - mean_hi) - mean_lo) *
+ * invstd, where g is dy behind the activation.
  *
  * Reads dy and x once (8 bytes for each element in float32; y too where the activation follows a residual), writes two
  * numbers. xhat is formed before the product: dy * (x - mean) could leave the range.

@@ -1,6 +1,6 @@
-/* Sums of a channel's elements run by run (bn_run), in the order of summation of kernels.h: the frame of the channels-first
- * reductions. Rows may end anywhere in a group of 16 lanes: the terms of the 16 elements at a row's end are then moved to
- * their lanes, so nothing is copied and nothing outside the rows is read.
+/* Sums of a channel's elements run by run (bn_run), in the order of summation of kernels.h: the frame of the
+ * channels-first reductions. Rows may end anywhere in a group of 16 lanes: the terms of the 16 elements at a row's
+ * end are then moved to their lanes, so nothing is copied and nothing outside the rows is read.
  */
 #ifndef BN_REDUCE_CF_H
 #define BN_REDUCE_CF_H

@@ -1,10 +1,10 @@
-/* Two sums per column of a matrix (rows: elements, columns: channels), in the order of summation of kernels.h: the frame of
- * the channels-last reductions.
+/* Two sums per column of a matrix (rows: elements, columns: channels), in the order of summation of kernels.h: the
+ * frame of the channels-last reductions.
  *
- * The sums of a sub-block's 16 lanes, [16][width], stay in L1 while its rows stream by, four rows of a lane at a time: few
- * enough streams for the processor, enough rows to pay for loading and storing the sums; the next four are fetched meanwhile.
- * Narrow matrices without gaps (C = 1, 3, 64) are read as rows of 16 * C columns: such a row is all lanes of all channels at
- * once, and vectors are full whatever C is.
+ * The sums of a sub-block's 16 lanes, [16][width], stay in L1 while its rows stream by, four rows of a lane at a
+ * time: few enough streams for the processor, enough rows to pay for loading and storing the sums; the next four are
+ * fetched meanwhile. Narrow matrices without gaps (C = 1, 3, 64) are read as rows of 16 * C columns: such a row is
+ * all lanes of all channels at once, and vectors are full whatever C is.
  */
 #ifndef BN_REDUCE_CL_H
 #define BN_REDUCE_CL_H
@@ -189,7 +189,8 @@ INLINE struct columns_scratch columns_scratch(void *memory, int64_t width)
 }
 
 /* The accumulators of all columns, left in z. */
-INLINE void add_columns(const bn_span *a, const A *coef, int64_t cs, int flat, variant v, const struct columns_scratch *z)
+INLINE void add_columns(const bn_span *a, const A *coef, int64_t cs, int flat, variant v,
+                        const struct columns_scratch *z)
 {
     const int64_t w = a->width;
     struct strip s = {{0}, a, 0, coef, cs, z->sum_s, z->sum_q};

@@ -1,6 +1,6 @@
-/* Every slot of the table in plain scalar C: the level "reference". Slow, and meant to be read beside the paper (Ioffe &
- * Szegedy 2015) and formulas.h; every other level gives its bits. The order of summation is that of kernels.h, one element
- * at a time.
+/* Every slot of the table in plain scalar C: the level "reference". Slow, and meant to be read beside the paper
+ * (Ioffe & Szegedy 2015) and formulas.h; every other level gives its bits. The order of summation is that of
+ * kernels.h, one element at a time.
  */
 #include <assert.h>
 
@@ -186,7 +186,10 @@ void BN_NAME(reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, v
 /* ---- element by element ------------------------------------------------------------------------------------------ */
 
 /* Element j of a row has coefficient j in a tile, that of its run otherwise. */
-static coefs coefs_of(const bn_span *a, int64_t j) { return coefs_at(a->coef, a->cs, a->flags & BN_TILE ? j : j / a->width); }
+static coefs coefs_of(const bn_span *a, int64_t j)
+{
+    return coefs_at(a->coef, a->cs, a->flags & BN_TILE ? j : j / a->width);
+}
 
 void BN_NAME(normalise)(const bn_span *a)
 {

@@ -1,4 +1,5 @@
-/* The order of summation of kernels.h: lanes of the arithmetic type into eight float64 accumulators, and those into one. */
+/* The order of summation of kernels.h: lanes of the arithmetic type into eight float64 accumulators, and those into
+ * one. */
 #ifndef BN_SUMS_H
 #define BN_SUMS_H
 

@@ -13,7 +13,8 @@ void BN_NAME(reduce_end)(bn_sums *, int64_t, double *, double *);
 void BN_NAME(reduce_cl)(const bn_span *, double *, double *, void *);
 void BN_NAME(normalise)(const bn_span *);
 void BN_NAME(input_grad)(const bn_span *);
-void BN_NAME(coefs_forward)(void *, int64_t, int64_t, const double *, const double *, double, const double *, const double *);
+void BN_NAME(coefs_forward)(void *, int64_t, int64_t, const double *, const double *, double, const double *,
+                            const double *);
 void BN_NAME(coefs_backward)(void *, int64_t, int64_t, const double *, const double *, double);
 void BN_NAME(coefs_tile)(void *, int64_t, const void *, int64_t, int, int64_t, int64_t, int64_t, int64_t);
 void BN_NAME(stream_copy)(const bn_span *);

@@ -12,8 +12,8 @@ INLINE void put(T *p, A a) { *p = float_to_bfloat16(a); }
 #define LARGEST_ZERO 0x1p-134f /* what rounds to 0 */
 INLINE vec widen_bits(bits b) { return (vec)(bits_to_ints(b) << 16); }
 
-/* A NaN needs no case of its own: those that come from memory, from arithmetic and from the coefficients (coef_nearest) have
- * zeros in their lower half, and are kept by the rounding. */
+/* A NaN needs no case of its own: those that come from memory, from arithmetic and from the coefficients
+ * (coef_nearest) have zeros in their lower half, and are kept by the rounding. */
 INLINE bits narrow_bits(vec v)
 {
     typedef uint32_t uvec __attribute__((vector_size(VECTOR_BYTES)));

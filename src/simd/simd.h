@@ -1,7 +1,7 @@
 /* Vectors of numbers of one storage type, for one instruction set: what the kernels are written in.
  *
- * The build says the storage type (BN_DTYPE_NAME) and, by compiler flags, the instruction set. A storage type is one header:
- * f32.h, f64.h, f16.h, bf16.h, named like the entry in meson.build's list. It defines
+ * The build says the storage type (BN_DTYPE_NAME) and, by compiler flags, the instruction set. A storage type is one
+ * header: f32.h, f64.h, f16.h, bf16.h, named like the entry in meson.build's list. It defines
  *     T, A, I, ARITH_BYTES      the type in memory, of arithmetic, the integer of A's size, A's size
  *     get, put                  one number
  * and, where BN_SIMD is defined (reference.c does without), after including isa.h,

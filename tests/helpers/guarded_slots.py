@@ -53,6 +53,8 @@ def main(side, tests):
         if not name.startswith("test_") or "skipif" in [mark.name for mark in marks] or not marks:
             continue
         for case in cases(marks):
+            if case["dtype"] == "f16":
+                continue  # touches memory as bf16 does: both are sixteen.h
             print(name, case, flush=True)  # the last line names the case that died
             test(**case)
             count += 1
