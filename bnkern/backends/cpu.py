@@ -35,6 +35,13 @@ class _Call:
         "sum_dy_xhat", "var", "weight", "x", "y",
     )  # fmt: skip
 
+    x: Any
+    dy: Any
+    residual: Any
+    y: Any
+    out: Any
+    frozen: Any
+
     def __init__(self, p: Problem, x: Array, **operands: Any) -> None:
         for name in self.__slots__:
             setattr(self, name, operands.get(name))
