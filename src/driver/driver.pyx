@@ -39,15 +39,26 @@ ctypedef void (*worker)(Job *, int) noexcept nogil
 
 # ---- threads ------------------------------------------------------------------------------------------------------
 
-cdef int run_phases(Job *job) except -1:
-    """Every phase on every thread: the one parallel region of the library.
+cdef int drive(Job *job) except -1:
+    """Takes the scratch, then runs every phase on every thread: the one parallel region of the library.
 
     An own, capped count: the runtime's settings are never trusted. Entered with the GIL, so that Cython releases what
     it knows to be held; in a function that might be called either way it asks PyGILState_Check, which any
     sub-interpreter makes useless for the rest of the process.
     """
+    cdef char nearby[NEARBY + LINE]  # a small call's scratch: malloc would cost as much as its kernels
+    cdef char *memory = nearby + -<int64_t> nearby % LINE + LINE
+    cdef void *taken = NULL
+    cdef size_t bytes
     cdef worker work
     cdef int t
+    if job.shape.channels * job.shape.count == 0:
+        return 0
+    bytes = lay_out(job, memory)
+    if bytes > NEARBY:  # before anything is written
+        if posix_memalign(&taken, LINE, bytes) != 0:
+            raise MemoryError(f"bnkern: no memory for {bytes} bytes of scratch")
+        lay_out(job, <char *> taken)
     with nogil:
         job.next_poll = bn_now() + POLL
         work = next_worker(job)
@@ -58,11 +69,19 @@ cdef int run_phases(Job *job) except -1:
                 for t in prange(job.plan.threads, num_threads=job.plan.threads, schedule='static', chunksize=1):
                     with_default_fenv(work, job, t)
             work = next_worker(job)
+        free(taken)
     if job.stop:
         if not PyErr_Occurred():
             raise KeyboardInterrupt
         return -1
     return 0
+
+
+cdef int stream(Job *job, int64_t count, int threads) except -1:
+    job.shape.channels, job.shape.count = 1, count
+    job.plan.threads = threads_of(threads)
+    job.phase = PHASE_STREAM
+    return drive(job)
 
 
 cdef inline void with_default_fenv(worker work, Job *job, int t) noexcept nogil:
@@ -310,30 +329,3 @@ cdef size_t lay_out(Job *job, char *memory) noexcept nogil:
     job.part_b = <double *> (memory + coef + flat + partials)
     job.scratch = memory + coef + flat + 2 * partials
     return coef + flat + 2 * partials + job.plan.threads * job.scratch_bytes
-
-
-# ---- for callers --------------------------------------------------------------------------------------------------
-
-cdef int drive(Job *job) except -1:
-    cdef char nearby[NEARBY + LINE]  # a small call's scratch: malloc would cost as much as its kernels
-    cdef char *memory = nearby + -<int64_t> nearby % LINE + LINE
-    cdef void *taken = NULL
-    cdef size_t bytes
-    if job.shape.channels * job.shape.count == 0:
-        return 0
-    bytes = lay_out(job, memory)
-    if bytes > NEARBY:  # before anything is written
-        if posix_memalign(&taken, LINE, bytes) != 0:
-            raise MemoryError(f"bnkern: no memory for {bytes} bytes of scratch")
-        lay_out(job, <char *> taken)
-    try:
-        return run_phases(job)
-    finally:
-        free(taken)
-
-
-cdef int stream(Job *job, int64_t count, int threads) except -1:
-    job.shape.count = count
-    job.plan.threads = threads_of(threads)
-    job.phase = PHASE_STREAM
-    return run_phases(job)
