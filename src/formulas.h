@@ -1,9 +1,9 @@
 /* The formulas of batch normalisation, each once, in the common subset of C and CUDA.
  *
- *     z  = ((x - mean_hi) - mean_lo) * scale + bias [+ residual]   scale = weight * invstd, invstd = 1 / sqrt(var + eps)
+ *     z  = ((x - mean_hi) - mean_lo) * scale + bias [+ residual]  scale = weight * invstd, invstd = 1 / sqrt(var + eps)
  *     y  = activation(z)
- *     dx = scale * ((g - mean(g)) - xhat * mean(g * xhat))         g = dy behind the activation
- *                                                                  xhat = (x - mean) * invstd
+ *     dx = scale * ((g - mean(g)) - xhat * mean(g * xhat))        g = dy behind the activation
+ *                                                                 xhat = (x - mean) * invstd
  *
  * Who includes this file says what a number is:
  *     SCALAR      qualifiers of a function of float and double (`static inline` in C, a device function in CUDA)
