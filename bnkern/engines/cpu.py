@@ -74,7 +74,7 @@ def explain(x: Array, axis: int, op: str, threads: int) -> dict[str, Any]:
     """How a call on x would run: for bnkern.explain."""
     path = _cpu.layout(x, axis)
     walked = x if path else np.array(x, _native(x), order="C", subok=False)
-    facts: dict[str, Any] = _cpu.plan_of(walked, axis, op, threads)
+    facts: dict[str, Any] = _cpu.plan_of(walked, axis, OPERATIONS[op].passes, op == "frozen", threads)
     facts["isa"] = kernels.level()
     if path is None:
         facts["bytes_moved"] += 2 * OPERATIONS[op].least * x.nbytes  # each array is read and written once more
