@@ -26,8 +26,8 @@ enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_MEAN_DY, BN_MEAN
  * gradient's z is rounded as the forward pass stored it, or is y itself: its sign must be the same. A NaN z lets NaN
  * and gradient pass.
  */
-#define BN_ACTIVATIONS(_)                                                                                  \
-    _(IDENTITY, z, dy)                                                                                     \
+#define BN_ACTIVATIONS(_) \
+    _(IDENTITY, z, dy)    \
     _(RELU, choose(z <= NUMBER(0), NUMBER(0), z), choose(z <= NUMBER(0), NUMBER(0), dy))
 
 #define BN_ACTIVATION_NUMBER(NAME, forward, gradient) BN_##NAME,
@@ -56,7 +56,8 @@ ELEMENT N activate(int activation, N z, N p)
 {
     (void)p;
     switch (activation) {
-#define BN_FORWARD(NAME, forward, gradient) case BN_##NAME: return forward;
+#define BN_FORWARD(NAME, forward, gradient) \
+    case BN_##NAME: return forward;
         BN_ACTIVATIONS(BN_FORWARD)
 #undef BN_FORWARD
     }
@@ -68,7 +69,8 @@ ELEMENT N activation_grad(int activation, N z, N dy, N p)
 {
     (void)p;
     switch (activation) {
-#define BN_GRADIENT(NAME, forward, gradient) case BN_##NAME: return gradient;
+#define BN_GRADIENT(NAME, forward, gradient) \
+    case BN_##NAME: return gradient;
         BN_ACTIVATIONS(BN_GRADIENT)
 #undef BN_GRADIENT
     }
@@ -189,9 +191,9 @@ SCALAR unsigned short float_to_float16(float f)
 {
     const unsigned u = float_bits(f), magnitude = u & 0x7fffffffu;
     unsigned h;
-    if (magnitude > 0x7f800000u) h = 0x7e00u | magnitude >> 13;                                      /* NaN */
-    else if (magnitude >= 0x47800000u) h = 0x7c00u; /* from 65536 on: Inf */
-    else if (magnitude < 0x38800000u) h = float_bits(bits_float(magnitude) + 0.5f) - 0x3f000000u;    /* subnormal */
+    if (magnitude > 0x7f800000u) h = 0x7e00u | magnitude >> 13; /* NaN */
+    else if (magnitude >= 0x47800000u) h = 0x7c00u;             /* from 65536 on: Inf */
+    else if (magnitude < 0x38800000u) h = float_bits(bits_float(magnitude) + 0.5f) - 0x3f000000u; /* subnormal */
     else h = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
     return (unsigned short)((h & 0x7fffu) | (u >> 16 & 0x8000u));
 }

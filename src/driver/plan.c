@@ -5,30 +5,30 @@
 #include "kernels/kernels.h"
 #include "platform/cache.h"
 
-#define GRAIN (1 << 14)             /* elements for each thread that repay a parallel region */
-#define WINDOW_BYTES (8 << 20)      /* of one operand */
-#define GROUPS_IN_CACHE 4           /* groups of all threads, and what else the cache holds, beside one of them */
-#define SUMMED_GROUP 256            /* channels of a group without an elementwise pass: their sums stay in L2 */
-#define GROUPED_COUNT (1 << 24)     /* elements; beyond, the results of a channel's blocks are no scratch of a thread */
-#define LONG_ROW 512                /* elements from which on a row is worth a call of its own */
-#define SHORT_ROW 16                /* elements below which rows are taken several channels at a time */
-#define FEW_ROWS 4                  /* rows below which a tile of coefficients is not worth filling */
-#define TILE_WIDTH 2048             /* columns of a tile of short rows */
-#define TILE_PARTS 4                /* units for each thread, where there are few tiles */
+#define GRAIN (1 << 14)         /* elements for each thread that repay a parallel region */
+#define WINDOW_BYTES (8 << 20)  /* of one operand */
+#define GROUPS_IN_CACHE 4       /* groups of all threads, and what else the cache holds, beside one of them */
+#define SUMMED_GROUP 256        /* channels of a group without an elementwise pass: their sums stay in L2 */
+#define GROUPED_COUNT (1 << 24) /* elements; beyond, the results of a channel's blocks are no scratch of a thread */
+#define LONG_ROW 512            /* elements from which on a row is worth a call of its own */
+#define SHORT_ROW 16            /* elements below which rows are taken several channels at a time */
+#define FEW_ROWS 4              /* rows below which a tile of coefficients is not worth filling */
+#define TILE_WIDTH 2048         /* columns of a tile of short rows */
+#define TILE_PARTS 4            /* units for each thread, where there are few tiles */
 #define TILE_PART_ELEMENTS (1 << 18) /* of one unit, at most */
-#define TILE_PREFETCH 8             /* rows ahead */
-#define LEAST_PIECE (1 << 12)       /* elements of a unit of runs */
+#define TILE_PREFETCH 8              /* rows ahead */
+#define LEAST_PIECE (1 << 12)        /* elements of a unit of runs */
 #define MOST_PIECE (1 << 16)
-#define PIECES 8                    /* for each thread, so that one that is late holds up little */
-#define GAPPED_PANEL 128            /* channels where rows may have to be copied: a thread's copies stay in L2 */
-#define LEAST_PANEL 64              /* channels */
-#define PANEL_STEP 16               /* panels begin on a vector of every level */
-#define CHUNK_BYTES (1 << 17)       /* of one operand, in a unit of rows */
-#define LEAST_CHUNK 8               /* rows that a kernel takes together */
-#define FLAT_WIDTH 256              /* positions of a flat row, at least */
-#define MOST_FLAT (1 << 14)         /* at most: its coefficients would leave L2 */
-#define FLAT_CHUNK 32               /* flat rows of one unit, so that enough are taken together */
-#define FLAT_PREFETCH 8             /* flat rows ahead */
+#define PIECES 8              /* for each thread, so that one that is late holds up little */
+#define GAPPED_PANEL 128      /* channels where rows may have to be copied: a thread's copies stay in L2 */
+#define LEAST_PANEL 64        /* channels */
+#define PANEL_STEP 16         /* panels begin on a vector of every level */
+#define CHUNK_BYTES (1 << 17) /* of one operand, in a unit of rows */
+#define LEAST_CHUNK 8         /* rows that a kernel takes together */
+#define FLAT_WIDTH 256        /* positions of a flat row, at least */
+#define MOST_FLAT (1 << 14)   /* at most: its coefficients would leave L2 */
+#define FLAT_CHUNK 32         /* flat rows of one unit, so that enough are taken together */
+#define FLAT_PREFETCH 8       /* flat rows ahead */
 
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }

@@ -13,20 +13,20 @@ static uint16_t to_f16(double value) { return bn_to_f16(bn_to_odd(value)); }
 static uint16_t to_bf16(double value) { return bn_to_bf16(bn_to_odd(value)); }
 
 /* memcpy, because user memory may be misaligned; a stride known when compiling makes gapless loops vector code. */
-#define READ(T, widen, stride)                    \
-    for (int64_t k = 0; k < n; k++) {             \
-        T value;                                  \
+#define READ(T, widen, stride)                          \
+    for (int64_t k = 0; k < n; k++) {                   \
+        T value;                                        \
         memcpy(&value, p + k * (stride), sizeof value); \
-        to[k] = widen(value);                     \
+        to[k] = widen(value);                           \
     }
-#define WRITE(T, narrow, stride)                  \
-    for (int64_t k = 0; k < n; k++) {             \
-        const T value = narrow(from[k]);          \
+#define WRITE(T, narrow, stride)                        \
+    for (int64_t k = 0; k < n; k++) {                   \
+        const T value = narrow(from[k]);                \
         memcpy(p + k * (stride), &value, sizeof value); \
     }
-#define EACH(LOOP, T, convert)                                        \
+#define EACH(LOOP, T, convert)                                                \
     if (v->stride == (int64_t)sizeof(T)) LOOP(T, convert, (int64_t)sizeof(T)) \
-    else LOOP(T, convert, v->stride)                                  \
+    else LOOP(T, convert, v->stride)                                          \
     return
 
 void bn_vector_read(const bn_vector *v, int64_t c, int64_t n, double missing, double *restrict to)

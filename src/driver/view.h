@@ -27,7 +27,7 @@ typedef struct bn_shape {
 } bn_shape;
 
 typedef struct bn_operand {
-    char *data; /* NULL: not there */
+    char *data;                         /* NULL: not there */
     int64_t cstride, stride[BN_MAXDIM]; /* bytes */
 } bn_operand;
 

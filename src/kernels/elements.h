@@ -48,15 +48,15 @@ typedef struct {
 
 INLINE coefs coefs_of_columns(const A *p, int64_t cs)
 {
-    return (coefs){load_a(p + BN_MEAN_HI * cs), load_a(p + BN_MEAN_LO * cs), load_a(p + BN_SCALE * cs),
-                   load_a(p + BN_BIAS * cs), load_a(p + BN_INVSTD * cs), load_a(p + BN_MEAN_DY * cs),
+    return (coefs){load_a(p + BN_MEAN_HI * cs),     load_a(p + BN_MEAN_LO * cs), load_a(p + BN_SCALE * cs),
+                   load_a(p + BN_BIAS * cs),        load_a(p + BN_INVSTD * cs),  load_a(p + BN_MEAN_DY * cs),
                    load_a(p + BN_MEAN_DY_XHAT * cs)};
 }
 
 INLINE coefs coefs_of_channel(const A *p, int64_t cs)
 {
-    return (coefs){splat(p[BN_MEAN_HI * cs]), splat(p[BN_MEAN_LO * cs]), splat(p[BN_SCALE * cs]),
-                   splat(p[BN_BIAS * cs]), splat(p[BN_INVSTD * cs]), splat(p[BN_MEAN_DY * cs]),
+    return (coefs){splat(p[BN_MEAN_HI * cs]),     splat(p[BN_MEAN_LO * cs]), splat(p[BN_SCALE * cs]),
+                   splat(p[BN_BIAS * cs]),        splat(p[BN_INVSTD * cs]),  splat(p[BN_MEAN_DY * cs]),
                    splat(p[BN_MEAN_DY_XHAT * cs])};
 }
 

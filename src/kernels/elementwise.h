@@ -286,7 +286,10 @@ INLINE variant variant_of(const bn_span *a)
 }
 
 /* Runs the span as a variant of its own, if it is this one. */
-#define COMMON(flags, activation) \
-    if (is_variant(v, flags, activation)) { run_span(a, common(flags, activation)); return; }
+#define COMMON(flags, activation)               \
+    if (is_variant(v, flags, activation)) {     \
+        run_span(a, common(flags, activation)); \
+        return;                                 \
+    }
 
 #endif

@@ -27,9 +27,9 @@
 
 /* How a pass is done: bits of `flags`. */
 enum {
-    BN_TILE = 1,     /* one coefficient per column; otherwise one for the whole span */
-    BN_STREAM = 2,   /* non-temporal stores: the output is too large to be read from cache */
-    BN_FROZEN = 4,   /* input_grad without the mean terms */
+    BN_TILE = 1,   /* one coefficient per column; otherwise one for the whole span */
+    BN_STREAM = 2, /* non-temporal stores: the output is too large to be read from cache */
+    BN_FROZEN = 4, /* input_grad without the mean terms */
 };
 
 /* `rows` rows of `channels` runs (1 but in second passes) of `width` adjacent elements. Strides go from row to row and
@@ -87,13 +87,13 @@ typedef struct bn_kernels {
     void (*input_grad)(const bn_span *a);
     /* coefficient rows of n channels from float64 values */
     void (*coefs_forward)(void *coef, int64_t cs, int64_t n, const double *mean, const double *var, double eps,
-                         const double *weight, const double *bias);
+                          const double *weight, const double *bias);
     void (*coefs_backward)(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat,
-                          double count);
+                           double count);
     /* the first `rows` coefficients of a table whose columns are: `times` copies of (each of `channels` channels from c
      * on, `repeat` times) */
     void (*coefs_tile)(void *tile, int64_t ts, const void *coef, int64_t cs, int rows, int64_t c, int64_t channels,
-                      int64_t repeat, int64_t times);
+                       int64_t repeat, int64_t times);
     /* the limits: `width` elements, out = x and out = x + dy */
     void (*stream_copy)(const bn_span *a);
     void (*stream_triad)(const bn_span *a);

@@ -39,9 +39,9 @@ INLINE int finish(int64_t n, double shift, double s, double q, double *mean, dou
 /* ---- two passes over a block in L1 ------------------------------------------------------------------------------ */
 
 #define WIDE_BEGIN(k) vecd s##k = {0}, q##k = {0};
-#define WIDE_ADD(k)                                   \
-    vecd d##k = widen(load_lo(x + i + k * WD)) - m;   \
-    s##k += d##k;                                     \
+#define WIDE_ADD(k)                                 \
+    vecd d##k = widen(load_lo(x + i + k * WD)) - m; \
+    s##k += d##k;                                   \
     q##k += d##k * d##k;
 #define WIDE_END(k)                         \
     memcpy(s + k * WD, &s##k, sizeof s##k); \
@@ -54,7 +54,9 @@ static void in_float64(const T *x, int64_t n, double shift, double *mean, double
     int64_t i = 0;
     const vecd m = shift - (vecd){0};
     REPEAT(ND, WIDE_BEGIN)
-    for (; i + 8 <= n; i += 8) { REPEAT(ND, WIDE_ADD) }
+    for (; i + 8 <= n; i += 8) {
+        REPEAT(ND, WIDE_ADD)
+    }
     REPEAT(ND, WIDE_END)
     for (int k = 0; i + k < n; k++) {
         double d = (double)get(x + i + k) - shift;

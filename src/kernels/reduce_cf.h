@@ -28,17 +28,17 @@ INLINE void moved_terms(const row *p, int up, const coefs *c, variant v, vec a[N
 /* The lanes of both sums, in registers: variables a0, b0 .. of add_run, because an array of them would stay in memory.
  * BEGIN and END fetch and leave them, ADD the terms of the elements from j on, FOLD those of a full sub-block. */
 #define BEGIN(k) vec a##k = load_a(lanes_a + k * W), b##k = load_a(lanes_b + k * W);
-#define ADD(k)                                  \
-    {                                           \
-        vec a, b;                               \
-        terms(&p, j + k * W, c, v, &a, &b);     \
-        a##k += a;                              \
-        b##k += b;                              \
+#define ADD(k)                              \
+    {                                       \
+        vec a, b;                           \
+        terms(&p, j + k * W, c, v, &a, &b); \
+        a##k += a;                          \
+        b##k += b;                          \
     }
 #define ADD_MOVED(k) a##k += moved_a[k], b##k += moved_b[k];
-#define FOLD(k)                     \
-    fold_lanes(z->a, a##k, k);      \
-    fold_lanes(z->b, b##k, k);      \
+#define FOLD(k)                \
+    fold_lanes(z->a, a##k, k); \
+    fold_lanes(z->b, b##k, k); \
     a##k = b##k = (vec){0};
 #define END(k)                      \
     store_a(lanes_a + k * W, a##k); \
@@ -55,7 +55,9 @@ INLINE void add_run(row p, int64_t at, int64_t n, const coefs *c, variant v, bn_
         moved_terms(&p, lane, c, v, moved_a, moved_b);
         REPEAT(NV, ADD_MOVED)
         move_columns(&p, BN_LANES - lane, v.flags), at += BN_LANES - lane, n -= BN_LANES - lane;
-        if (at % BN_SUB == 0) { REPEAT(NV, FOLD) }
+        if (at % BN_SUB == 0) {
+            REPEAT(NV, FOLD)
+        }
     }
     while (n >= BN_LANES) {
         const int64_t left = BN_SUB - at % BN_SUB, whole = n / BN_LANES * BN_LANES, m = whole < left ? whole : left;
@@ -64,7 +66,9 @@ INLINE void add_run(row p, int64_t at, int64_t n, const coefs *c, variant v, bn_
             REPEAT(NV, ADD)
         }
         move_columns(&p, m, v.flags), at += m, n -= m;
-        if (at % BN_SUB == 0) { REPEAT(NV, FOLD) }
+        if (at % BN_SUB == 0) {
+            REPEAT(NV, FOLD)
+        }
     }
     if (n > 0) {
         move_columns(&p, n - BN_LANES, v.flags);

@@ -32,30 +32,30 @@ INLINE void move_rows(row *p, const bn_span *a, int64_t n, int flags)
 }
 
 /* Columns j .. j + n * W - 1; sums and coefficients in registers, as variables (see reduce_cf.h). */
-#define STRIP(NAME, n)                                                       \
-    INLINE void NAME(const struct strip *z, int64_t j, variant v)            \
-    {                                                                        \
-        row p = z->first;                                                    \
-        move_columns(&p, j, v.flags);                                        \
-        REPEAT(n, STRIP_BEGIN)                                               \
-        for (int64_t t = 0; t < z->rows; t++) {                              \
-            REPEAT(n, STRIP_FETCH)                                           \
-            REPEAT(n, STRIP_ADD)                                             \
-            move_rows(&p, z->a, BN_LANES, v.flags);                          \
-        }                                                                    \
-        REPEAT(n, STRIP_END)                                                 \
+#define STRIP(NAME, n)                                            \
+    INLINE void NAME(const struct strip *z, int64_t j, variant v) \
+    {                                                             \
+        row p = z->first;                                         \
+        move_columns(&p, j, v.flags);                             \
+        REPEAT(n, STRIP_BEGIN)                                    \
+        for (int64_t t = 0; t < z->rows; t++) {                   \
+            REPEAT(n, STRIP_FETCH)                                \
+            REPEAT(n, STRIP_ADD)                                  \
+            move_rows(&p, z->a, BN_LANES, v.flags);               \
+        }                                                         \
+        REPEAT(n, STRIP_END)                                      \
     }
 #define STRIP_BEGIN(i)                                               \
     const coefs c##i = coefs_of_columns(z->coef + j + i * W, z->cs); \
     vec s##i = load_a(z->sum_s + j + i * W), q##i = load_a(z->sum_q + j + i * W);
-#define STRIP_ADD(i)                             \
-    {                                            \
-        vec a, b;                                \
-        terms(&p, i * W, &c##i, v, &a, &b);      \
-        s##i += a;                               \
-        q##i += b;                               \
+#define STRIP_ADD(i)                          \
+    {                                         \
+        vec a, b;                             \
+        terms(&p, (i) * W, &c##i, v, &a, &b); \
+        s##i += a;                            \
+        q##i += b;                            \
     }
-#define STRIP_FETCH(i) fetch_rows(&p, i * W, z->a, v.flags);
+#define STRIP_FETCH(i) fetch_rows(&p, (i) * W, z->a, v.flags);
 #define STRIP_END(i)                     \
     store_a(z->sum_s + j + i * W, s##i); \
     store_a(z->sum_q + j + i * W, q##i);

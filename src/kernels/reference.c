@@ -126,8 +126,8 @@ typedef struct {
 static coefs coefs_at(const void *coef, int64_t cs, int64_t c)
 {
     const A *p = (const A *)coef + c;
-    return (coefs){p[BN_MEAN_HI * cs], p[BN_MEAN_LO * cs], p[BN_SCALE * cs], p[BN_BIAS * cs],
-                   p[BN_INVSTD * cs], p[BN_MEAN_DY * cs], p[BN_MEAN_DY_XHAT * cs]};
+    return (coefs){p[BN_MEAN_HI * cs], p[BN_MEAN_LO * cs], p[BN_SCALE * cs],       p[BN_BIAS * cs],
+                   p[BN_INVSTD * cs],  p[BN_MEAN_DY * cs], p[BN_MEAN_DY_XHAT * cs]};
 }
 
 static A rounded(A v)
@@ -173,9 +173,15 @@ void BN_NAME(reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, v
     for (int64_t c = 0; c < a->width; c++) {
         bn_sums z = {0};
         for (int64_t i = 0; i < a->rows; i++) {
-            const bn_run one = {.x = (const T *)a->x + i * a->xs + c, .dy = (const T *)a->dy + i * a->dys + c,
-                                .y = a->y ? (const T *)a->y + i * a->ys + c : NULL, .channels = 1, .at = i, .n = 1,
-                                .coef = (const A *)a->coef + c, .cs = a->cs, .activation = a->activation,
+            const bn_run one = {.x = (const T *)a->x + i * a->xs + c,
+                                .dy = (const T *)a->dy + i * a->dys + c,
+                                .y = a->y ? (const T *)a->y + i * a->ys + c : NULL,
+                                .channels = 1,
+                                .at = i,
+                                .n = 1,
+                                .coef = (const A *)a->coef + c,
+                                .cs = a->cs,
+                                .activation = a->activation,
                                 .parameter = a->parameter};
             BN_NAME(reduce_add)(&z, &one);
         }

@@ -16,8 +16,8 @@ INLINE void terms(const row *p, int64_t j, const coefs *c, variant v, vec *a, ve
 #elif !__has_builtin(__builtin_shufflevector) /* gcc before 12 */
 #define PARTS(v) PARTS_BY_UNION(v)
 #elif W == 16
-#define PARTS(v) {__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), \
-                  __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)}
+#define PARTS(v) \
+    {__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)}
 #elif W == 8
 #define PARTS(v) {__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7)}
 #else

@@ -16,7 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnkern._dtypes import ITEMSIZE
-from bnkern.engines.cuda.plan import ELEMENTWISE, THREADS, Geometry, Launch, Limits, launches, partial_bytes, shared_bytes
+from bnkern.engines.cuda.plan import (
+    ELEMENTWISE,
+    THREADS,
+    Geometry,
+    Launch,
+    Limits,
+    launches,
+    partial_bytes,
+    shared_bytes,
+)
 from bnkern.engines.cuda.source import options, source
 
 
