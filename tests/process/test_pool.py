@@ -206,7 +206,7 @@ import bnkern, numpy as np
 from helpers import allocator
 MB = 1 << 20
 pool = bnkern.get_default_memory_pool()
-y = bnkern.batch_norm_inference(np.ones((5, 64, 41, 41), np.float32), np.zeros(64), np.ones(64))
+y = bnkern.batch_norm_inference(np.ones((5, 64, 41, 41), "f4"), running_mean=np.zeros(64), running_var=np.ones(64))
 context, malloc, calloc, realloc, free = allocator.of(y)
 patience = allocator.patience()
 assert patience.value == 10
@@ -250,11 +250,11 @@ x, mean, var = np.ones((5, 64, 26, 26), np.float32), np.zeros(64), np.ones(64)
 for size in (32, 4):
     free(context, malloc(context, size * MB), 0)
 assert pool.n_free_blocks() == 2
-small = bnkern.batch_norm_inference(x, mean, var)
+small = bnkern.batch_norm_inference(x, running_mean=mean, running_var=var)
 assert pool.n_free_blocks() == 2
 patience.value = -1  # every block has been kept for longer than that
 assert pool.n_free_blocks() == 2, "nothing happens by itself"
-small = bnkern.batch_norm_inference(x, mean, var)
+small = bnkern.batch_norm_inference(x, running_mean=mean, running_var=var)
 assert pool.n_free_blocks() == 0 == pool.free_bytes()
 patience.value = 10**6
 for size in (32, 4):
