@@ -10,13 +10,14 @@ import ml_dtypes  # makes np.dtype("bfloat16") known, too
 import numpy as np
 
 from bnkern._native import kernels
+from helpers.activations import RULES, number_and_parameter
 
 DTYPES = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": np.dtype("bfloat16")}
 LANES, SUB, BLOCK, GROUP, PAD, FLAT = 16, 256, 2048, 2048, 16, 64
 ROWS_OF_COEFS = 7
 TILE, STREAM, FROZEN = 1, 2, 4
-IDENTITY, RELU = 0, 1
-ACTIVATIONS = {"identity": (IDENTITY, 0.0), "relu": (RELU, 0.0)}  # number and parameter
+IDENTITY = 0
+ACTIVATIONS = {"identity": (IDENTITY, 0.0), **{name: number_and_parameter(name) for name in RULES}}
 SUMS_BYTES = 448
 
 

@@ -1,0 +1,37 @@
+"""The activations as the tests know them: what a user writes, and the rule in plain NumPy. One line each."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bnkern._activations import parse
+
+
+class Rule(NamedTuple):
+    written: Any  # as a user writes it
+    value: Any  # (z, p) -> y
+    factor: Any  # (z, p) -> what dy is multiplied by; 1 where z is NaN
+
+
+RULES = {
+    "relu": Rule("relu", lambda z, p: np.where(z <= 0, z.dtype.type(0), z), lambda z, p: np.where(z <= 0, 0, 1)),
+}
+
+
+def number_and_parameter(name):
+    """As the kernels get them."""
+    return parse(RULES[name].written)
+
+
+def value(name, z):
+    """y, in z's dtype."""
+    with np.errstate(all="ignore"):
+        return RULES[name].value(z, z.dtype.type(number_and_parameter(name)[1]))
+
+
+def behind(name, z, dy):
+    """dy behind the activation, rounded to its dtype; exact in float32 and float64 arithmetic."""
+    p = dy.dtype.type(number_and_parameter(name)[1])
+    with np.errstate(all="ignore"):
+        factor = RULES[name].factor(z, p).astype(dy.dtype)
+        return np.where(factor == 0, dy.dtype.type(0), dy * factor)
