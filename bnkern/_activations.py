@@ -13,7 +13,7 @@ from bnkern._dtypes import Array
 from bnkern._words import describe
 
 # What users may write; with a parameter: tuple[Literal["name"], float].
-ActivationSpec: TypeAlias = Literal["relu"] | None
+ActivationSpec: TypeAlias = Literal["relu", "relu6"] | None
 
 
 class Activation(NamedTuple):
@@ -31,6 +31,11 @@ ACTIVATIONS = (
         "relu", 1, None,
         forward=lambda xp, z, _: xp.where(z <= 0, xp.zeros_like(z), z),  # not max(z, 0): NaN is neither
         backward=lambda xp, z, dy, _: xp.where(z <= 0, xp.zeros_like(dy), dy),
+    ),
+    Activation(
+        "relu6", 2, None,
+        forward=lambda xp, z, _: xp.where(z <= 0, xp.zeros_like(z), xp.where(z >= 6, xp.zeros_like(z) + 6, z)),
+        backward=lambda xp, z, dy, _: xp.where((z <= 0) | (z >= 6), xp.zeros_like(dy), dy),
     ),
 )  # fmt: skip
 

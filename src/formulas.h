@@ -26,9 +26,11 @@ enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_MEAN_DY, BN_MEAN
  * gradient's z is rounded as the forward pass stored it, or is y itself: its sign must be the same. A NaN z lets NaN
  * and gradient pass.
  */
-#define BN_ACTIVATIONS(_) \
-    _(IDENTITY, z, dy)    \
-    _(RELU, choose(z <= NUMBER(0), NUMBER(0), z), choose(z <= NUMBER(0), NUMBER(0), dy))
+#define BN_ACTIVATIONS(_)                                                                \
+    _(IDENTITY, z, dy)                                                                   \
+    _(RELU, choose(z <= NUMBER(0), NUMBER(0), z), choose(z <= NUMBER(0), NUMBER(0), dy)) \
+    _(RELU6, choose(z <= NUMBER(0), NUMBER(0), choose(z >= NUMBER(6), NUMBER(6), z)),    \
+      choose((z <= NUMBER(0)) | (z >= NUMBER(6)), NUMBER(0), dy))
 
 #define BN_ACTIVATION_NUMBER(NAME, forward, gradient) BN_##NAME,
 enum { BN_ACTIVATIONS(BN_ACTIVATION_NUMBER) BN_NACTIVATION };

@@ -15,6 +15,11 @@ class Rule(NamedTuple):
 
 RULES = {
     "relu": Rule("relu", lambda z, p: np.where(z <= 0, z.dtype.type(0), z), lambda z, p: np.where(z <= 0, 0, 1)),
+    "relu6": Rule(
+        "relu6",
+        lambda z, p: np.where(z <= 0, z.dtype.type(0), np.where(z >= 6, z.dtype.type(6), z)),
+        lambda z, p: np.where((z <= 0) | (z >= 6), 0, 1),
+    ),
 }
 
 
