@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from bnkern._native import memory as _memory
-from bnkern.checks.numbers import integer, real
+from bnkern._numbers import integer, real
 
 MOST = 256 << 20  # bytes kept unless the user sets a limit: BN_POOL_MOST of src/pool.h
 VARIABLE = "BNKERN_POOL"

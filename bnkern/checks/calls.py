@@ -10,10 +10,10 @@ from typing import Any
 
 from bnkern._call import Call
 from bnkern._native import checks as fast
+from bnkern._numbers import count
 from bnkern._words import describe
 from bnkern.arrays.memory import shared
 from bnkern.checks import operands
-from bnkern.checks.numbers import count
 from bnkern.checks.parameters import USUAL, USUAL_SET, correction_below, gradients, momentum_factor, switch
 from bnkern.checks.problem import problem as problem  # so that a caller needs this module alone
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from bnkern._numbers import integer, real
 from bnkern._words import describe
-from bnkern.checks.numbers import integer, real
 
 NEEDS = frozenset(("x", "weight", "bias", "residual"))
 USUAL = ("x", "weight", "bias")

@@ -14,8 +14,8 @@ import numpy as np
 from bnkern._activations import parse
 from bnkern._call import Call, Problem, new_call
 from bnkern._dtypes import DTYPES, Array, dtype_name
+from bnkern._numbers import integer, real
 from bnkern.arrays import library_of
-from bnkern.checks.numbers import integer, real
 
 _ndarray = np.ndarray
 

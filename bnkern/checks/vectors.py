@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from bnkern._dtypes import DTYPES, Array
+from bnkern._numbers import count, integer, real
 from bnkern._words import describe
 from bnkern.arrays import library_of, same_library
-from bnkern.checks.numbers import count, integer, real
 from bnkern.checks.operands import statistics, vector
 from bnkern.checks.parameters import correction_below, momentum_factor
 from bnkern.checks.problem import float_dtype
