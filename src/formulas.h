@@ -30,7 +30,8 @@ enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_MEAN_DY, BN_MEAN
     _(IDENTITY, z, dy)                                                                   \
     _(RELU, choose(z <= NUMBER(0), NUMBER(0), z), choose(z <= NUMBER(0), NUMBER(0), dy)) \
     _(RELU6, choose(z <= NUMBER(0), NUMBER(0), choose(z >= NUMBER(6), NUMBER(6), z)),    \
-      choose((z <= NUMBER(0)) | (z >= NUMBER(6)), NUMBER(0), dy))
+      choose((z <= NUMBER(0)) | (z >= NUMBER(6)), NUMBER(0), dy))                        \
+    _(LEAKY_RELU, choose(z <= NUMBER(0), p * z, z), choose(z <= NUMBER(0), p * dy, dy))
 
 #define BN_ACTIVATION_NUMBER(NAME, forward, gradient) BN_##NAME,
 enum { BN_ACTIVATIONS(BN_ACTIVATION_NUMBER) BN_NACTIVATION };

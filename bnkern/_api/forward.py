@@ -36,8 +36,9 @@ def batch_norm_inference(
         The channel axis: 1 for NC, NCL, NCHW, NCDHW, -1 for NC, NLC, NHWC, NDHWC; any other works too.
     eps : float
         At least 0, inside the square root.
-    activation : {None, "relu", "relu6"}
-        "relu" sets negative results to 0, "relu6" also larger ones than 6 to 6. NaN stays.
+    activation : None, "relu", "relu6" or ("leaky_relu", slope)
+        "relu" sets negative results to 0, "relu6" also larger ones than 6 to 6, "leaky_relu" multiplies negative ones
+        by slope, a number of at least 0 (y must tell the sign of what it was made of). NaN stays.
     residual : array like x, optional
         Added before the activation.
     out : array like x, optional

@@ -98,13 +98,13 @@ def test_a_z_that_underflows_when_stored(name, axis, dtype):
 @pytest.mark.parametrize("name", NAMES)
 def test_nan_and_inf(name):
     x = np.array([[-np.inf, 1], [np.nan, -2], [np.inf, 0.5], [0.0, -0.0]], np.float32)
-    how = {"running_mean": np.zeros(2), "running_var": np.ones(2), "eps": 0.0}
+    how = {"running_mean": np.zeros(2), "running_var": np.ones(2), "eps": 0.0, "bias": np.full(2, -0.0)}  # keeps -0
     y = bnkern.batch_norm_inference(x, activation=activations.RULES[name].written, **how)
     with np.errstate(all="ignore"):
         assert same_bits(y, activations.value(name, x))
     dy = np.full_like(x, 3)
     stats = (how["running_mean"], how["running_var"], None)
-    fused = {"activation": activations.RULES[name].written, "eps": 0.0, "frozen": True, "needs": ("x",)}
+    fused = {"activation": activations.RULES[name].written, "eps": 0.0, "frozen": True, "needs": ("x",), "bias": how["bias"]}
     assert same_bits(bnkern.batch_norm_backward(dy, x, stats, **fused).dx, activations.behind(name, x, dy))
 
 

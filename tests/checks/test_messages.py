@@ -179,3 +179,20 @@ def test_the_list_of_activations():
     for entry in ACTIVATIONS:
         if entry.parameter is None:
             assert parse(entry.name) == (entry.number, 0.0)
+
+
+@pytest.mark.parametrize("slope", [-0.1, -1e-300, 1e-40, 1e39, np.inf, np.nan, "0.1", None, True, np.ones(2)])
+def test_a_slope_is_a_number_that_y_tells_the_sign_through(slope):
+    """A negative one would not; one that float32 has not would differ between kernels and dtypes."""
+    with pytest.raises((TypeError, ValueError), match="activation: "):
+        bnkern.batch_norm_train(X, activation=("leaky_relu", slope))
+
+
+@pytest.mark.parametrize("slope", [0, 0.0, -0.0, np.float32(0)])
+def test_leaky_relu_of_slope_0_is_relu(slope):
+    """To the bit: 0 * -inf and 0 * -1 never happen."""
+    x = X.copy()
+    x[0, 0, 0, 0] = -np.inf
+    how = {"running_mean": np.zeros(X.shape[1]), "running_var": np.ones(X.shape[1])}
+    leaky = bnkern.batch_norm_inference(x, activation=("leaky_relu", slope), **how)
+    assert leaky.tobytes() == bnkern.batch_norm_inference(x, activation="relu", **how).tobytes()

@@ -20,6 +20,9 @@ RULES = {
         lambda z, p: np.where(z <= 0, z.dtype.type(0), np.where(z >= 6, z.dtype.type(6), z)),
         lambda z, p: np.where((z <= 0) | (z >= 6), 0, 1),
     ),
+    "leaky_relu": Rule(
+        ("leaky_relu", 0.3), lambda z, p: np.where(z <= 0, p * z, z), lambda z, p: np.where(z <= 0, p, 1)
+    ),
 }
 
 
@@ -35,8 +38,9 @@ def value(name, z):
 
 
 def behind(name, z, dy):
-    """dy behind the activation, rounded to its dtype; exact in float32 and float64 arithmetic."""
-    p = dy.dtype.type(number_and_parameter(name)[1])
+    """dy behind the activation: in float32 at least, rounded to dy's dtype."""
+    kind = np.float64 if dy.dtype == np.float64 else np.float32
+    p = kind(number_and_parameter(name)[1])
     with np.errstate(all="ignore"):
-        factor = RULES[name].factor(z, p).astype(dy.dtype)
-        return np.where(factor == 0, dy.dtype.type(0), dy * factor)
+        factor = RULES[name].factor(z.astype(kind), p).astype(kind)
+        return np.where(factor == 0, kind(0), dy.astype(kind) * factor).astype(dy.dtype)
