@@ -36,7 +36,7 @@ cdef int level_number(str name) except -1:
 
 
 def table(str dtype, str level):
-    """Address of the kernels (kernels.h) of a storage type (f32, f64, f16, bf16) and a level: for tests and benchmarks."""
+    """Address of the kernels (kernels.h) of a storage type (f32, f64, f16, bf16) and a level, for tests."""
     cdef const bn_kernels *kernels = bn_table(dtype.encode(), level_number(level))
     if kernels == NULL:
         raise ValueError(f"dtype: expected f32, f64, f16 or bf16, got {dtype!r}")
