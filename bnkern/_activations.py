@@ -26,7 +26,7 @@ class Activation(NamedTuple):
     """One activation."""
 
     name: str
-    number: int  # BN_RELU and so on, in src/kernels/kernels.h
+    number: int  # BN_RELU and so on: the place in BN_ACTIVATIONS of src/formulas.h
     parameter: Callable[[Any], float] | None  # checks the user's parameter; None: the activation has none
     forward: Callable[[Any, Array, float], Array]  # (namespace, z, parameter) -> y
     backward: Callable[[Any, Array, Array, float], Array]  # (namespace, z, dy, parameter) -> dz

@@ -23,8 +23,8 @@
 enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_MEAN_DY, BN_MEAN_DY_XHAT, BN_NCOEF };
 
 /* The activations: name, y from z, the gradient behind it from z and dy; p is the activation's parameter. The
- * gradient's z is rounded as the forward pass stored it, or is y itself: its sign must be the same. A NaN z lets NaN
- * and gradient pass.
+ * gradient's z is rounded as the forward pass stored it, or is y itself: every comparison must come out the same for
+ * both, in every storage type. A NaN z lets NaN and gradient pass.
  */
 #define BN_ACTIVATIONS(_)                                                                \
     _(IDENTITY, z, dy)                                                                   \

@@ -42,11 +42,12 @@ def test_the_table_of_kinds_is_the_declaration():
 
 
 def test_what_it_names_exists():
-    named = re.findall(r"`((?:bnkern|src|tests|benchmarks|\.ci)/[\w./]+)`|\]\(([\w./]+)\)", README)
+    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("NAME.", "isa.")
+    named = re.findall(r"`((?:bnkern|src|tests|benchmarks|\.ci)/[\w./]+)`|\]\(([\w./]+)\)", text)
     files = {code or link for code, link in named}
     assert len(files) > 5
     assert {file for file in files if not (ROOT / file).exists()} == set()
 
 
 def test_levels_are_those_there_are():
-    assert set(re.findall(r"x86_v\d", README)) == set(support.LEVEL_FLAGS)
+    assert [level for level in support.LEVEL_FLAGS if level not in README] == []

@@ -12,7 +12,9 @@ import pytest
 from helpers import slots, support
 from helpers.slots import ACTIVATIONS, BLOCK, FROZEN, PAD, STREAM, SUB, TILE
 
-LEVELS = support.processor_levels() or ["baseline"]
+from bnkern._native import kernels
+
+LEVELS = kernels.levels()
 each_table = pytest.mark.parametrize(
     ("dtype", "level"), list(itertools.product(slots.DTYPES, LEVELS)), ids=lambda value: value
 )
