@@ -119,7 +119,8 @@ def _openmp_runtimes() -> dict[str, Any]:
         from threadpoolctl import threadpool_info
     except ImportError:
         return {"loaded": "unknown: needs threadpoolctl, which is not installed"}
-    found = [library for library in threadpool_info() if library["user_api"] == "openmp"]
+    pools = [library for library in threadpool_info() if library["user_api"] == "openmp"]
+    found = [library for library in pools if library["internal_api"] != "bnkern"]
     return {library["prefix"]: library["filepath"] for library in found} or {"loaded": "none"}
 
 

@@ -1,4 +1,4 @@
-"""What a number may be, in the user's own type: plain, of NumPy, or an array of one element where that is allowed."""
+"""What a number may be, in the user's own type: plain, of NumPy, or an array without dimensions where allowed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def real(name: str, value: Any) -> float:
 def integer(name: str, value: Any, low: int | None = None) -> int:
     """An integer of 64 bits, not below `low`; True and 2.0 are none."""
     try:
-        if isinstance(value, (bool, np.bool_)):
+        if isinstance(value, (bool, np.bool_)) or hasattr(type(value), "__dask_graph__"):  # asking would compute it
             raise TypeError
         number = operator.index(value)
     except Exception as error:  # whatever an object of the user's raises
@@ -47,9 +47,11 @@ def integer(name: str, value: Any, low: int | None = None) -> int:
 
 
 def count(name: str, value: Any, also: str = "") -> int:
-    """A number of values: an integer, or as it comes back from a reduction a float or an array of one element."""
+    """A number of values: an integer, or as it comes back from a reduction a float or an array without dimensions."""
     if type(value) is int and 0 <= value < 2**63:
         return value
+    if type(value).__name__.endswith("Tracer"):
+        also = "; a traced count has no value: give it as a Python number, outside what jit traces"
     number = _element(value)
     if isinstance(number, (float, np.floating)):
         if not math.isfinite(number) or number != int(number):

@@ -122,60 +122,67 @@ def run(object call, int passes, int threads, bint dresidual=False):
     cdef Arrays arrays
     cdef bint forward = passes & (BN_STATS | BN_NORMALISE)
     cdef object x, dy = None, added = None, out = None, masked = None, mean = None, var = None
-    cdef object sum_dy = None, sum_dy_xhat = None, weight, bias
-    cdef object _mean, _var, _sum_dy, _sum_dy_xhat  # hold what the Job points to
+    cdef object sum_dy = None, sum_dy_xhat = None, weight = None, bias = None, given_out = None
+    cdef object _mean = None, _var = None, _sum_dy = None, _sum_dy_xhat = None  # hold what the Job points to
     if not passes_belong_together(passes):
         raise ValueError(f"passes: expected a reduction, an elementwise pass, or the two of one kind, got {passes}")
     begin(&job, &arrays, passes, call.axis)
+    # Everything is read before a pointer is taken: reading an attribute may run code that resizes an array.
+    x = call.x
     if passes != BN_STATS:
         job.activation = call.activation
         job.parameter = call.parameter
+        job.eps = call.eps
+        weight, bias = call.weight, call.bias
         if not 0 <= job.activation < BN_NACTIVATION:
             raise ValueError(f"activation: expected a number below {BN_NACTIVATION}, got {job.activation}")
+        if not passes & BN_STATS:
+            _mean, _var = call.mean, call.var
+    if passes & BN_ELEMENTWISE:
+        given_out = call.out
     if forward:
-        x = call.x
-        add(&job, &arrays, BN_OPERAND_X, x, False, "x")
         if passes & BN_NORMALISE:
             added = call.residual
-            if added is not None:
-                add(&job, &arrays, BN_OPERAND_RESIDUAL, added, False, "residual")
     else:
+        dy = call.dy
         if call.frozen:
             job.flags = BN_FROZEN
         if job.activation:
             added = call.y
+        if passes & BN_INPUT_GRAD:
+            job.count = call.count
+            if not passes & BN_REDUCE and not job.flags:
+                _sum_dy, _sum_dy_xhat = call.sum_dy, call.sum_dy_xhat
+    if forward:
+        add(&job, &arrays, BN_OPERAND_X, x, False, "x")
+        if added is not None:
+            add(&job, &arrays, BN_OPERAND_RESIDUAL, added, False, "residual")
+    else:
         if passes & BN_REDUCE or not job.flags or (job.activation and added is None):
-            x = call.x
             add(&job, &arrays, BN_OPERAND_X, x, False, "x")
-        dy = call.dy
         add(&job, &arrays, BN_OPERAND_DY, dy, False, "dy")
         if added is not None:
             add(&job, &arrays, BN_OPERAND_Y, added, False, "y")
     if passes & BN_ELEMENTWISE:
-        out = output(&job, &arrays, BN_OPERAND_OUT, call.out, "out")
+        out = output(&job, &arrays, BN_OPERAND_OUT, given_out, "out")
     if dresidual and job.activation and passes & BN_INPUT_GRAD:
         masked = output(&job, &arrays, BN_OPERAND_DRESIDUAL, None, "dresidual")
     if not ready(&job, &arrays, threads):
         return None
-    if passes != BN_STATS:
-        job.eps = call.eps
-        weight, bias = call.weight, call.bias
-        if weight is not None:
-            weight = vector(&arrays, weight, &job.weight, "weight")
-        if bias is not None:
-            bias = vector(&arrays, bias, &job.bias, "bias")
+    if weight is not None:
+        weight = vector(&arrays, weight, &job.weight, "weight")
+    if bias is not None:
+        bias = vector(&arrays, bias, &job.bias, "bias")
     if passes & BN_STATS:
         mean, var = doubles(&arrays, &job.mean), doubles(&arrays, &job.var)
     else:
-        _mean = vector(&arrays, call.mean, &job.saved_mean, "mean")
-        _var = vector(&arrays, call.var, &job.saved_var, "var")
+        _mean = vector(&arrays, _mean, &job.saved_mean, "mean")
+        _var = vector(&arrays, _var, &job.saved_var, "var")
     if passes & BN_REDUCE:
         sum_dy, sum_dy_xhat = doubles(&arrays, &job.sum_dy), doubles(&arrays, &job.sum_dy_xhat)
     elif passes & BN_INPUT_GRAD and not job.flags & BN_FROZEN:
-        _sum_dy = vector(&arrays, call.sum_dy, &job.saved_sum_dy, "sum_dy")
-        _sum_dy_xhat = vector(&arrays, call.sum_dy_xhat, &job.saved_sum_dy_xhat, "sum_dy_xhat")
-    if passes & BN_INPUT_GRAD:
-        job.count = call.count
+        _sum_dy = vector(&arrays, _sum_dy, &job.saved_sum_dy, "sum_dy")
+        _sum_dy_xhat = vector(&arrays, _sum_dy_xhat, &job.saved_sum_dy_xhat, "sum_dy_xhat")
     drive(&job)
     return out, mean, var, sum_dy, sum_dy_xhat, masked
 

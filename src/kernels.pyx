@@ -66,7 +66,7 @@ def _choose_level():
     if not found:
         raise ImportError(f"bnkern: this processor has none of the ISA levels of this build ({', '.join(built)})")
     if wanted and wanted not in built:
-        raise ImportError(f"BNKERN_CPU: expected one of {', '.join(found)}, got {wanted!r}")
+        raise ImportError(f"BNKERN_CPU: expected one of {', '.join(supported_levels())}, got {wanted!r}")
     if wanted and wanted not in supported_levels():
         raise ImportError(f"BNKERN_CPU: expected a level that this processor has ({', '.join(found)}), got {wanted!r}")
     chosen_level = built.index(wanted or found[len(found) - 1])

@@ -63,7 +63,7 @@ def merge_stats(parts: Iterable[Stats], *misplaced: Never) -> BatchStats:
     ----------
     parts : iterable of BatchStats or (mean, var, count)
         At least one; all of the same kind of array, with the same number of channels. Parts with count 0 have
-        no influence, whatever they hold. A count may be a float or an array of one element, as a reduction gives it.
+        no influence, whatever they hold. A count may be a float or an array without dimensions, as reductions give it.
 
     Returns
     -------

@@ -12,7 +12,7 @@ from bnkern._dtypes import Array
 from bnkern._types import BatchNormGrads, BatchStats
 from bnkern._vectors import copied
 from bnkern._words import by_position, named_arguments
-from bnkern.arrays import library_of
+from bnkern.arrays import same_library
 from bnkern.arrays.memory import shared
 from bnkern.checks.parameters import switch
 from bnkern.checks.problem import problem
@@ -21,8 +21,8 @@ from bnkern.checks.problem import problem
 class VJP:
     """The vector-Jacobian product of one forward call: `vjp(dy)` gives the gradients.
 
-    It holds x, weight, bias and, where a residual was added before an activation, y; they must not be changed before it
-    is called. It may be called more than once.
+    It holds x, weight, bias, stats and, where a residual was added before an activation, y; they must not be changed
+    before it is called. It may be called more than once.
     """
 
     __slots__ = ("_backward", "_usual", "_x", "stats")
@@ -58,6 +58,12 @@ class VJP:
         if misplaced:
             raise TypeError("vjp takes dy by position and everything else by keyword: vjp(dy, needs=needs, out=out)")
         wanted = self._usual if needs is None else needs
+        if "residual" not in self._usual and not isinstance(wanted, str) and "residual" in wanted:
+            raise ValueError("needs: expected no 'residual', as the forward call was given none")
+        if out is not None:
+            for name, held in (("x", self._x), ("y", self._backward["y"])):
+                if held is not None and type(held) is type(out) and shared(held, out):
+                    raise ValueError(f"out: expected memory apart from {name}, which the next call reads, got {name}'s")
         return batch_norm_backward(dy, self._x, self.stats, needs=wanted, out=out, **self._backward)
 
     def __repr__(self) -> str:
@@ -110,7 +116,7 @@ def batch_norm_vjp(
     fixed = not switch("training", training)
     if out is not None:
         problem(x, axis, eps, activation)
-        library_of("out", out)
+        same_library("out", out, "x", x)
         if shared(x, out):
             raise ValueError("out: expected memory apart from x, from which the gradients are computed, got x's")
     same: dict[str, Any] = {"weight": weight, "bias": bias, "axis": axis, "eps": eps, "activation": activation}

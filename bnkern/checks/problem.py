@@ -22,16 +22,22 @@ _ndarray = np.ndarray
 
 def call_on(x: Array, passes: int, axis: Any, eps: Any = 0.0, activation: Any = None) -> Call:
     """A call on x, whose other operands are still to be named."""
+    if type(activation) is tuple:
+        activation = parse(activation)
     if type(x) is _ndarray:
         try:
             return new_call(_problem(x.shape, x.dtype, axis, eps, activation), passes, x)
         except TypeError:  # `problem` finds out why
             pass
-    return new_call(problem(x, axis, eps, activation), passes, x)
+    return new_call(_of_any(x, axis, eps, activation), passes, x)
 
 
 def problem(x: Array, axis: Any = 1, eps: Any = 0.0, activation: Any = None) -> Problem:
     """The Problem of x, the same object for the same metadata."""
+    return _of_any(x, axis, eps, parse(activation) if type(activation) is tuple else activation)
+
+
+def _of_any(x: Array, axis: Any, eps: Any, activation: Any) -> Problem:
     if type(x) is not _ndarray:
         library_of("x", x)
     try:
@@ -55,7 +61,8 @@ def _problem(shape: tuple[int, ...], dtype: Any, axis: Any, eps: Any, activation
     eps = real("eps", eps) + 0.0  # -0.0 becomes 0.0, whose memo entry it shares
     if eps < 0:
         raise ValueError(f"eps: expected a number >= 0, got {eps}")
-    code, parameter = parse(activation)
+    # What is a tuple has been parsed: to the memo ("leaky_relu", True) would be ("leaky_relu", 1.0).
+    code, parameter = activation if type(activation) is tuple else parse(activation)
     channels, size = shape[number], prod(shape)
     count = size // channels if size else 0
     return Problem(tuple(shape), number % ndim, channels, count, size, name, eps, code, parameter, (channels,))

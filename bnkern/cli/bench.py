@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=_threads, metavar="N", help="1 to 512 (default: as `bnkern info` tells)")
     add(
         "--seconds",
-        type=float,
+        type=_seconds,
         default=50,
         metavar="S",
         help="for everything, roughly (default: %(default)s)",
@@ -258,6 +258,16 @@ def _ops(text: str) -> tuple[str, ...]:
     if not set(ops) <= set(OPS):
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(OPS)}, got {text!r}")
     return ops
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
+    return seconds
 
 
 def _threads(text: str) -> int:

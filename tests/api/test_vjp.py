@@ -109,3 +109,19 @@ def test_every_library(backend, training):
             assert same_bits(backend.back(got), want)
         else:
             np.testing.assert_allclose(backend.back(got), want, rtol=2e-5, atol=2e-5)
+
+
+def test_what_the_next_call_reads_is_not_written():
+    case = cases.make((4, 6, 5), 1)
+    y, _, vjp = bnkern.batch_norm_vjp(case.x, residual=case.residual, activation="relu")
+    before = vjp(case.dy)
+    for name, out in {"x": case.x, "y": y}.items():
+        with pytest.raises(ValueError, match=f"out: expected memory apart from {name}"):
+            vjp(case.dy, out=out)
+    same(vjp(case.dy), before)
+
+
+def test_the_gradient_of_a_residual_that_was_not_given():
+    _, _, vjp = bnkern.batch_norm_vjp(cases.make((4, 6, 5), 1).x, activation="relu")
+    with pytest.raises(ValueError, match="needs: expected no 'residual'"):
+        vjp(np.ones((4, 6, 5), np.float32), needs=("x", "residual"))

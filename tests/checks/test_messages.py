@@ -196,3 +196,20 @@ def test_leaky_relu_of_slope_0_is_relu(slope):
     how = {"running_mean": np.zeros(X.shape[1]), "running_var": np.ones(X.shape[1])}
     leaky = bnkern.batch_norm_inference(x, activation=("leaky_relu", slope), **how)
     assert leaky.tobytes() == bnkern.batch_norm_inference(x, activation="relu", **how).tobytes()
+
+
+def test_a_slope_is_judged_whatever_was_called_before():
+    """True equals 1.0, and must not be found in its place."""
+    bnkern.batch_norm_train(X, activation=("leaky_relu", 1.0))
+    with pytest.raises(TypeError, match="activation: "):
+        bnkern.batch_norm_train(X, activation=("leaky_relu", True))
+
+
+def test_a_lazy_count_is_not_computed():
+    da = pytest.importorskip("dask.array")
+    asked = []
+    lazy = da.map_blocks(lambda a: asked.append(a.size) or a, da.asarray(np.array(5)), dtype=int, meta=np.array(0))
+    stats = bnkern.BatchStats(np.zeros(3), np.ones(3), lazy)
+    with pytest.raises(TypeError, match="count: expected an integer"):
+        bnkern.merge_stats([stats])
+    assert not asked

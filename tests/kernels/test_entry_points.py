@@ -182,3 +182,31 @@ def test_the_limit_streams_gapless_arrays():
         assert (out == x + 1).all()
     with pytest.raises(ValueError, match=r"^limit: expected C-contiguous"):
         cpu.limit(x[::2], None, out[::2], threads=1)
+
+
+@pytest.mark.parametrize(("passes", "name"), [("train", "eps"), ("train", "parameter"), ("input_grad", "count")])
+def test_code_that_runs_while_operands_are_read_finds_no_pointer_taken(python, passes, name):
+    """An attribute that resizes x as it is read: wrong, and no reason to read where x was."""
+    python(
+        f"""
+import numpy as np
+from bnkern._native import cpu
+from helpers import native
+
+x = np.ones((64, 300, 50), np.float32)
+
+class Hostile:
+    def __getattr__(self, asked):
+        value = getattr(made, asked)
+        if asked == {name!r}:
+            x.resize((2, 300, 0), refcheck=False)
+        return value
+
+one = np.ones(300)
+made = native.call(x=x, dy=np.ones((64, 300, 50), np.float32), mean=one, var=one, sum_dy=one, sum_dy_xhat=one)
+try:
+    cpu.run(Hostile(), native.PASSES[{passes!r}], 2)
+except (TypeError, ValueError):
+    pass
+"""
+    )
