@@ -3,25 +3,50 @@
 A False says no more than that the long way must be gone, which finds the words (bnkern's checks).
 """
 cimport numpy as cnp
+from libc.stdint cimport int64_t
 from libc.string cimport memcmp
 
 cnp.import_array()
 
 cdef extern from "numpy/arrayobject.h":
-    void *PyArray_BASE(cnp.ndarray)
     bint PyArray_ISCARRAY(cnp.ndarray)
-    bint PyArray_CHKFLAGS(cnp.ndarray, int)
-    enum:
-        NPY_ARRAY_OWNDATA
 
 
 cdef inline bint exact(object a) noexcept:
     return type(a) is cnp.ndarray
 
 
-cdef inline bint owner(object a) noexcept:
-    """An array of NumPy whose memory no other array has, or had first."""
-    return exact(a) and PyArray_BASE(a) == NULL and PyArray_CHKFLAGS(a, NPY_ARRAY_OWNDATA)
+cdef struct Span:
+    int64_t begin  # addresses as numbers: some lie outside all memory
+    int64_t end    # the first byte behind it
+
+
+cdef inline bint span_of(cnp.ndarray a, Span *span) noexcept:
+    """The bytes between an array's first and last, gaps among them; False where strides are too wild to tell."""
+    cdef int d
+    cdef double reach = 0
+    span.begin = span.end = <int64_t> <size_t> a.data
+    for d in range(a.ndim):
+        if a.shape[d] == 0:
+            return True
+        reach += <double> a.strides[d] * <double> (a.shape[d] - 1) * (1 if a.strides[d] > 0 else -1)
+    if reach > 4e18:
+        return False
+    for d in range(a.ndim):
+        if a.strides[d] < 0:
+            span.begin += a.strides[d] * (a.shape[d] - 1)
+        else:
+            span.end += a.strides[d] * (a.shape[d] - 1)
+    span.end += cnp.PyArray_ITEMSIZE(a)
+    return True
+
+
+cdef inline bint apart(Span *span, object a) noexcept:
+    """`a` is a plain array whose bytes begin behind the span, or end before it."""
+    cdef Span other
+    if not exact(a) or not span_of(<cnp.ndarray> a, &other):
+        return False
+    return other.end <= span.begin or span.end <= other.begin
 
 
 def vectors(x, Py_ssize_t channels, int required, *vectors):
@@ -53,22 +78,24 @@ def twin(x, a):
 
 
 def output(out, *others):
-    """out can be written, owns its memory, and so does every other array that is not out itself."""
-    if not owner(out) or not PyArray_ISCARRAY(out):
+    """out lies gapless and can be written; every other array that is not out itself lies apart from it."""
+    cdef Span span
+    if not exact(out) or not PyArray_ISCARRAY(out) or not span_of(out, &span):
         return False
     for a in others:
-        if a is not None and a is not out and not owner(a):
+        if a is not None and a is not out and not apart(&span, a):
             return False
     return True
 
 
 def running(mean, var, *others):
-    """Both lie gapless, can be written, own their memory; neither is the other nor among the others, who own theirs."""
-    if mean is var or not (owner(mean) and owner(var)):
+    """Both lie gapless and can be written; neither touches the other or one of the others."""
+    cdef Span of_mean, of_var
+    if not exact(mean) or not exact(var) or not PyArray_ISCARRAY(mean) or not PyArray_ISCARRAY(var):
         return False
-    if not (PyArray_ISCARRAY(mean) and PyArray_ISCARRAY(var)):  # strides can be set afterwards
+    if not span_of(mean, &of_mean) or not span_of(var, &of_var) or not apart(&of_mean, var):
         return False
     for a in others:
-        if a is not None and (a is mean or a is var or not owner(a)):
+        if a is not None and not (apart(&of_mean, a) and apart(&of_var, a)):
             return False
     return True
