@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bnkern import _threadpoolctl
+from bnkern._words import describe
 
 MOST = 512  # a cap for what is asked for, far above what pays
 
@@ -156,8 +157,10 @@ def _checked(n: int) -> int:
         if isinstance(n, bool):
             raise TypeError
         number = operator.index(n)
-    except TypeError:
-        raise TypeError(f"n: expected an integer, 1 to {MOST}, got {n!r} ({type(n).__name__})") from None
+    except Exception as error:  # whatever an object of the user's raises
+        raise TypeError(f"n: expected an integer, 1 to {MOST}, got {describe(n)}") from (
+            None if isinstance(error, TypeError) else error
+        )
     if not 1 <= number <= MOST:
         raise ValueError(f"n: expected 1 to {MOST} threads, got {number}")
     return number

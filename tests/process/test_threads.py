@@ -348,3 +348,17 @@ def test_cgroup_quota(tmp_path, membership, files, expected):
 
 def test_cgroup_quota_without_any_such_files(tmp_path):
     assert _threads.cgroup_quota(tmp_path / "none", tmp_path / "nowhere") is None
+
+
+def test_a_number_that_cannot_even_be_shown():
+    class Mute:
+        def __repr__(self):
+            raise RuntimeError
+
+    class Failing:
+        def __index__(self):
+            raise RuntimeError
+
+    for odd in (Mute(), Failing()):
+        with pytest.raises(TypeError, match="n: expected an integer, 1 to"):
+            bnkern.set_num_threads(odd)
