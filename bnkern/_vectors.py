@@ -12,6 +12,7 @@ import numpy as np
 from bnkern._dispatch import route_of
 from bnkern._dtypes import Array, dtype_name, native
 from bnkern._native import vectors as _native
+from bnkern.arrays import adopted
 from bnkern.arrays._base import Adapter
 from bnkern.checks.vectors import Fold, Part
 from bnkern.engines import array_api, cpu, vectors
@@ -61,6 +62,7 @@ def updated(running: Array, value: Array, momentum: float, scale: float) -> Arra
 
 def copied(v: Array) -> Array:
     """A new array with v's numbers."""
+    v = adopted("array", v)
     place = _Place(v)
     exported: Any = place.export(v)
     return place.wrap(place.by.cast(place.by.wide(exported), native(exported.dtype)))
@@ -79,6 +81,10 @@ def fold(given: Fold) -> tuple[Array, Array]:
 
 def ema_update(running: Array, value: Array, momentum: float, scale: float) -> None:
     """The same as `updated`, in place."""
+    if type(running) is _ndarray:
+        cpu.ema_update(running, value, momentum, scale)
+        return
+    running = adopted("running", running)
     if type(running) is _ndarray:
         cpu.ema_update(running, value, momentum, scale)
         return

@@ -1,4 +1,4 @@
-"""The programs of docs/c-api.md, and one with many threads, are built in a temporary folder against the package and run."""
+"""The programs of docs/c-api.md, and one with many threads, built against the package and run."""
 
 import os
 import re
@@ -109,8 +109,9 @@ def test_cpp_and_dlpack(tmp_path):
     """The header is C++, in both orders with dlpack.h (its declarations as DLPack 1.x has them)."""
     (tmp_path / "dlpack.h").write_text(DLPACK)
     for name, includes in {"before": ["dlpack.h", "bnkern.h"], "after": ["bnkern.h", "dlpack.h"]}.items():
-        code = "#include <Python.h>\n" + "".join(f'#include "{header}"\n' for header in includes) + CPP
-        (tmp_path / f"{name}.cpp").write_text(code.replace("CAST", "" if name == "before" else "(const bnkern_tensor *)"))
+        cast = "" if name == "before" else "(const bnkern_tensor *)"
+        head = "".join(f'#include "{header}"\n' for header in ["Python.h", *includes])
+        (tmp_path / f"{name}.cpp").write_text(head + CPP.replace("CAST", cast))
         build(tmp_path, f"{name}.cpp", "-std=c++11", "-c", output=f"{name}.o", compile_with="g++")
 
 
