@@ -22,6 +22,7 @@ from bnkern._types import BatchNormGrads, BatchStats, GradSums
 
 if TYPE_CHECKING:
     from bnkern._build import VERSION as __version__
+    from bnkern._c_api import get_include
     from bnkern._config import show_config
     from bnkern._explain import Explanation, explain
 
@@ -43,6 +44,7 @@ __all__ = [
     "explain",
     "fold_batch_norm",
     "get_default_memory_pool",
+    "get_include",
     "get_num_threads",
     "merge_stats",
     "set_num_threads",
@@ -62,6 +64,10 @@ def __getattr__(name: str) -> Any:
         from bnkern._config import show_config
 
         return show_config
+    if name in ("get_include", "_C_API_1"):
+        from bnkern import _c_api
+
+        return getattr(_c_api, name)
     if name == "__version__":
         from bnkern._build import VERSION
 

@@ -136,12 +136,11 @@ def new_call(p: Problem, passes: int, x: Array) -> Call:
 
 @cache
 def _backward_passes(needs: frozenset[str], frozen: bool, active: bool) -> tuple[int, bool, bool]:
-    """The passes, whether dx goes without mean terms, whether dresidual is an array of its own. The one rule for it."""
-    dresidual = "residual" in needs and active  # without activation it is dy itself
-    frozen = frozen or "x" not in needs  # mean terms are dx's
-    elementwise = "x" in needs or dresidual
-    reduction = "weight" in needs or "bias" in needs or not frozen
-    return INPUT_GRAD * elementwise | REDUCE * reduction, frozen, dresidual
+    """The passes, whether dx goes without mean terms, whether dresidual is an array of its own. The rule: passes.h."""
+    dresidual = "residual" in needs  # without activation it is dy itself
+    sums = "weight" in needs or "bias" in needs
+    passes, fixed = cpu.backward_passes("x" in needs, dresidual, sums, frozen, active)
+    return passes, fixed, dresidual and active
 
 
 OPERANDS = ("x", "dy", "residual", "y", "out", "mean", "var", "weight", "bias", "sum_dy", "sum_dy_xhat")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bnkern import _threadpoolctl
+from bnkern._native import plan as _plan
 from bnkern._words import describe
 
 MOST = 512  # a cap for what is asked for, far above what pays
@@ -48,6 +49,7 @@ def set_num_threads(n: int) -> None:
     """
     global _process, _said
     _process = _said = _checked(n)
+    _plan.set_default_threads(_process)
     if _entries():
         _here.set(_without_limits(_entries()))  # the later word counts, as with BLAS and OpenMP
 
@@ -121,6 +123,7 @@ def why() -> list[tuple[str, int | None]]:
 def _look() -> int:
     global _process
     _process = min(n for _, n in limits() if n is not None)
+    _plan.set_default_threads(_process)
     return _process
 
 

@@ -158,7 +158,7 @@ def run(object call, int passes, int threads, bint dresidual=False):
         if added is not None:
             add(&job, &arrays, BN_OPERAND_RESIDUAL, added, False, "residual")
     else:
-        if passes & BN_REDUCE or not job.flags or (job.activation and added is None):
+        if bn_reads_x(passes, job.flags & BN_FROZEN, job.activation, added is not None):
             add(&job, &arrays, BN_OPERAND_X, x, False, "x")
         add(&job, &arrays, BN_OPERAND_DY, dy, False, "dy")
         if added is not None:
@@ -185,6 +185,13 @@ def run(object call, int passes, int threads, bint dresidual=False):
         _sum_dy_xhat = vector(&arrays, _sum_dy_xhat, &job.saved_sum_dy_xhat, "sum_dy_xhat")
     drive(&job)
     return out, mean, var, sum_dy, sum_dy_xhat, masked
+
+
+def backward_passes(bint dx, bint dresidual, bint sums, bint frozen, bint active):
+    """The passes of a backward call by the gradients wanted, and whether dx goes without mean terms (passes.h)."""
+    cdef bint fixed = False
+    passes = bn_backward_passes(dx, dresidual, sums, frozen, active, &fixed)
+    return passes, fixed
 
 
 def layout(x, int axis):

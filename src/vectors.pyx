@@ -77,7 +77,8 @@ def ema_update(running, value, double momentum, double scale):
     return True
 
 
-cdef void update(bn_vector *running, bn_vector *value, int64_t channels, double momentum, double scale) noexcept:
+cdef void update(const bn_vector *running, const bn_vector *value, int64_t channels, double momentum,
+                 double scale) noexcept nogil:
     cdef double old[STRIP]
     cdef double new[STRIP]
     cdef int64_t c = 0, n

@@ -3,6 +3,7 @@
 from typing import Any
 
 checks: Any
+c_api: Any
 cpu: Any
 kernels: Any
 memory: Any

@@ -118,6 +118,10 @@ cdef extern from "driver/vector.h" nogil:
     void bn_vector_write(const bn_vector *, int64_t c, int64_t n, const double *)
     void bn_ema(double *running, const double *value, int64_t n, double momentum, double scale)
 
+cdef extern from "driver/passes.h" nogil:
+    int bn_backward_passes(bint dx, bint dresidual, bint sums, bint frozen, bint active, bint *fixed)
+    bint bn_reads_x(int passes, bint fixed, int activation, bint has_y)
+
 cdef extern from "driver/plan.h" nogil:
     enum:
         BN_STATS

@@ -33,7 +33,7 @@ ctypedef struct Job:
     int64_t first, last       # the window of channels at work
     int phase
     int stop                  # raised by Ctrl-C
-    double next_poll
+    double next_poll          # when the calling thread asks Python for Ctrl-C; infinite: never
 
 
 cdef inline int64_t minimum(int64_t a, int64_t b) noexcept nogil:

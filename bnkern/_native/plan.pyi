@@ -11,6 +11,8 @@ def facts(
     frozen: bool = False,
 ) -> dict[str, Any] | None: ...
 
+def set_default_threads(n: int) -> None: ...
+
 class forced:
     def __init__(
         self,

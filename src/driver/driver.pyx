@@ -40,12 +40,27 @@ ctypedef void (*worker)(Job *, int) noexcept nogil
 # ---- threads ------------------------------------------------------------------------------------------------------
 
 cdef int drive(Job *job) except -1:
-    """Takes the scratch, then runs every phase on every thread: the one parallel region of the library.
+    """Takes the scratch, then runs every phase on every thread: the one parallel region of the library (carry_out).
 
     An own, capped count: the runtime's settings are never trusted. Entered with the GIL, so that Cython releases what
     it knows to be held; in a function that might be called either way it asks PyGILState_Check, which any
     sub-interpreter makes useless for the rest of the process.
     """
+    cdef bint done
+    with nogil:
+        job.next_poll = bn_now() + POLL
+        done = carry_out(job)
+    if not done:
+        raise MemoryError("bnkern: no memory for the scratch of this call")
+    if job.stop:
+        if not PyErr_Occurred():
+            raise KeyboardInterrupt
+        return -1
+    return 0
+
+
+cdef bint carry_out(Job *job) noexcept nogil:
+    """The work of `drive`, without Python where job.next_poll is infinite. False: no scratch, nothing was written."""
     cdef char nearby[NEARBY + LINE]  # a small call's scratch: malloc would cost as much as its kernels
     cdef char *memory = nearby + -<int64_t> nearby % LINE + LINE
     cdef void *taken = NULL
@@ -53,28 +68,22 @@ cdef int drive(Job *job) except -1:
     cdef worker work
     cdef int t
     if job.shape.channels * job.shape.count == 0:
-        return 0
+        return True
     bytes = lay_out(job, memory)
     if bytes > NEARBY:  # before anything is written
         if posix_memalign(&taken, LINE, bytes) != 0:
-            raise MemoryError(f"bnkern: no memory for {bytes} bytes of scratch")
+            return False
         lay_out(job, <char *> taken)
-    with nogil:
-        job.next_poll = bn_now() + POLL
+    work = next_worker(job)
+    while work != NULL:
+        if job.plan.threads == 1:
+            with_default_fenv(work, job, 0)
+        else:
+            for t in prange(job.plan.threads, num_threads=job.plan.threads, schedule='static', chunksize=1):
+                with_default_fenv(work, job, t)
         work = next_worker(job)
-        while work != NULL:
-            if job.plan.threads == 1:
-                with_default_fenv(work, job, 0)
-            else:
-                for t in prange(job.plan.threads, num_threads=job.plan.threads, schedule='static', chunksize=1):
-                    with_default_fenv(work, job, t)
-            work = next_worker(job)
-        free(taken)
-    if job.stop:
-        if not PyErr_Occurred():
-            raise KeyboardInterrupt
-        return -1
-    return 0
+    free(taken)
+    return True
 
 
 cdef int stream(Job *job, int64_t count, int threads) except -1:

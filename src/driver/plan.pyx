@@ -15,12 +15,25 @@ cdef bn_machine machine = bn_this_machine()
 bn_watch_fork()
 
 
-cdef int threads_of(int wanted) noexcept:
+cdef int process_threads = 1  # bnkern._threads tells; here, so that threads without Python can read it
+
+
+def set_default_threads(int n):
+    """How many threads the process's calls take where nothing else is said."""
+    global process_threads
+    process_threads = n
+
+
+cdef int default_threads() noexcept nogil:
+    return process_threads
+
+
+cdef int threads_of(int wanted) noexcept nogil:
     return <int> (1 if bn_forked() else maximum(1, minimum(wanted, MOST_THREADS)))
 
 
 cdef bint prepare(Job *job, int ndim, const int64_t *sizes, int axis, const int64_t *const *strides,
-                  int threads) noexcept:
+                  int threads) noexcept nogil:
     cdef bn_problem problem
     if not bn_collapse(&job.shape, ndim, sizes, axis, job.kernels.itemsize, job.operands, strides):
         return False

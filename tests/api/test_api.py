@@ -32,6 +32,7 @@ SIGNATURES = {
     "threads": "n",
     "explain": "x, axis=1, op='train'",
     "show_config": "mode='stdout'",
+    "get_include": "",
 }
 TUPLES = {
     "BatchStats": ("mean", "var", "count"),

@@ -1,0 +1,27 @@
+"""The C API's capsule: what `bnkern_import()` of bnkern.h takes, and where the header lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bnkern._build as _build
+from bnkern._native import c_api
+from bnkern._threads import get_num_threads
+
+get_num_threads()  # the process's number is worked out before a thread without Python can ask for it
+
+_C_API_1 = c_api.capsule(_build.VERSION)  # one for each ABI version
+
+
+def get_include() -> str:
+    """Return the folder of `bnkern.h`, for a compiler's `-I`.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> "-I" + bnkern.get_include()
+    """
+    return str(Path(__file__).parent / "include")
