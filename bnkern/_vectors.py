@@ -59,6 +59,20 @@ def updated(running: Array, value: Array, momentum: float, scale: float) -> Arra
     return place.wrap(vectors.ema(place.by, place.export(running), place.export(value), momentum, scale))
 
 
+def updated_by_traced(
+    running_mean: Array, running_var: Array, stats: Part, momentum: float, correction: float
+) -> tuple[Array, Array]:
+    """The same of both, where the count has no value yet: a count of 0 leaves the running statistics as they are."""
+    mean, var, count = stats
+    xp = array_api.namespace(mean)
+    number = xp.astype(xp.asarray(count), mean.dtype)
+    scale = number / xp.where(number > correction, number - correction, xp.ones_like(number))
+    return (
+        xp.where(number > 0, updated(running_mean, mean, momentum, 1.0), running_mean),
+        xp.where(number > 0, updated(running_var, var, momentum, scale), running_var),
+    )
+
+
 def copied(v: Array) -> Array:
     """A new array with v's numbers."""
     place = _Place(v)

@@ -13,7 +13,7 @@ from bnkern._types import BatchStats
 from bnkern._words import by_position, named_arguments
 from bnkern.checks.problem import call_on
 from bnkern.engines.xla import choice, formula, rules
-from bnkern.engines.xla.passes import as_varying, in_shard_map, varying
+from bnkern.engines.xla.passes import alike, in_shard_map
 from bnkern.jax import _checks as check
 from bnkern.jax._result import BatchNormTrain
 
@@ -68,7 +68,7 @@ def batch_norm_inference(
     if not call.problem.size or choice.path() == "array_api":
         return formula.inference(call, given)
     a = {"x": call.x} | {name: value for name, value in given.items() if value is not None}
-    return rules.inference(rules.Static(call.problem, manual=in_shard_map()), _alike(a))
+    return rules.inference(rules.Static(call.problem, manual=in_shard_map()), alike(a))
 
 
 @named_arguments
@@ -146,19 +146,9 @@ def batch_norm_train(
         found = formula.train(static, call, given | scalars)
     else:
         a = {"x": call.x} | {name: value for name, value in given.items() if value is not None}
-        found = rules.train(static, _alike(a) | (scalars if running_mean is not None else {}))
+        found = rules.train(static, alike(a) | (scalars if running_mean is not None else {}))
     running = [jax.lax.stop_gradient(found.get(name)) for name in ("running_mean", "running_var")]
     stats = found["mean"], found["var"]
     if axis_name is not None or static.manual:
         stats = jax.lax.stop_gradient(stats)
     return BatchNormTrain(found["y"], BatchStats(*stats, static.count), *running)
-
-
-def _alike(a: dict[str, Any]) -> dict[str, Any]:
-    """Inside shard_map: parameters that are the same everywhere are told to be used by each part on its own.
-
-    The gradient of each part is then that of the part, and JAX adds them up where the parameter came from.
-    """
-    axes = frozenset().union(*(varying(a[name]) for name in ("x", "residual") if name in a))
-    names = ("x", "residual", "weight", "bias", "mean", "var")
-    return {name: as_varying(value, axes) if name in names else value for name, value in a.items()}

@@ -14,7 +14,7 @@ from bnkern._native import vectors
 from bnkern._threads import get_num_threads, threads
 from bnkern.engines import cpu
 from bnkern.engines.vectors import NUMPY, ema, merge
-from bnkern.engines.xla.passes import ADD, BITS, LIKE_X, MERGE, UPDATE, Spec, rank
+from bnkern.engines.xla.passes import ADD, BITS, LIKE_X, MERGE, Spec, rank
 
 
 def call(spec: Spec, shapes: list[Any], arrays: tuple[Any, ...]) -> list[Any]:
@@ -49,14 +49,11 @@ def _one(spec: Spec, a: dict[str, Any]) -> list[np.ndarray]:
     if "running_mean" in a:
         factor, n = _factor(spec, a), spec.count * (len(a["mean"]) if spec.kind == MERGE else 1)
         for name, scale in (("mean", 1.0), ("var", n / (n - spec.correction))):
-            value = a[name] if spec.kind == UPDATE else known[name]
-            known[f"running_{name}"] = ema(NUMPY, a[f"running_{name}"], value, factor, scale)
+            known[f"running_{name}"] = ema(NUMPY, a[f"running_{name}"], known[name], factor, scale)
     return [_delivered(known[name], dtype) for name, dtype in spec.results]
 
 
 def _passes(spec: Spec, a: dict[str, Any]) -> dict[str, Any]:
-    if spec.kind == UPDATE:
-        return {}
     c = Call()
     for name, value in a.items():
         setattr(c, name, value)

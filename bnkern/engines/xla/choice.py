@@ -33,6 +33,10 @@ def chosen() -> Choice:
         raise ValueError(f"{VARIABLE}: expected one of {', '.join(PATHS)}, got {said!r}")
     if said in ("callback", "array_api"):
         return Choice(said, f"{VARIABLE}={said}")
+    import jax
+
+    if (platform := jax.default_backend()) != "cpu":
+        return Choice("array_api", f"there are kernels for the CPU, and JAX's default device is {platform}")
     from bnkern.engines.xla import ffi
 
     reason = ffi.missing()

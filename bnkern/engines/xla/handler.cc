@@ -11,18 +11,24 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <new>
 #include <string>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "bnkern.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
 
-namespace {
+namespace
+{
 
 const bnkern_api *bn = nullptr;
 std::atomic<int> running_calls{0};
@@ -57,10 +63,14 @@ struct Array {
     }
 };
 
-bool like_x(int name) { return name == X || name == DY || name == RESIDUAL || name == Y || name == OUT || name == DRESIDUAL; }
+bool like_x(int name)
+{
+    return name == X || name == DY || name == RESIDUAL || name == Y || name == OUT || name == DRESIDUAL;
+}
 bool of_parts(const Spec &s, int name)
 {
-    return (s.kind == MERGE && (name == MEAN || name == VAR)) || (s.kind == ADD && (name == SUM_DY || name == SUM_DY_XHAT));
+    return (s.kind == MERGE && (name == MEAN || name == VAR)) ||
+           (s.kind == ADD && (name == SUM_DY || name == SUM_DY_XHAT));
 }
 
 bool scalar(int name) { return name == MOMENTUM || name == NUM_BATCHES || name == COUNT; }
@@ -100,9 +110,11 @@ Array array_of(const Spec &s, int name, const ffi::AnyBuffer &buffer)
 }
 
 // One mapped element of a call: its operands and results by name, memory for what nobody asked to see.
-class Element {
+class Element
+{
   public:
-    Element(const Spec &spec, std::vector<Array> &operands, std::vector<Array> &results, const std::vector<int64_t> &place)
+    Element(const Spec &spec, std::vector<Array> &operands, std::vector<Array> &results,
+            const std::vector<int64_t> &place)
         : s(spec), results(results), given(NAMES), tensors(NAMES), wanted(results.size())
     {
         for (Array &a : operands) tensors[a.name] = a.at(place), given[a.name] = true;
@@ -290,8 +302,6 @@ ffi::Error Element::run(int threads)
             }
         }
         if (!status) status = deliver(first, a, second, b);
-    } else if (s.kind == UPDATE) {
-        status = update_running(operand(MEAN), operand(VAR), call.count);
     } else if (s.passes & STATS) {
         const bnkern_tensor mean = exact(MEAN), var = exact(VAR);
         call.mean = &mean, call.var = &var, call.y = result(OUT), call.residual = operand(RESIDUAL);
@@ -319,8 +329,8 @@ ffi::Error Element::run(int threads)
         status = (s.passes & REDUCE || s.frozen ? bn->backward : bn->apply)(&call, words, sizeof words);
     }
     if (status == BNKERN_OK) return ffi::Error::Success();
-    return ffi::Error(status == BNKERN_NO_MEMORY ? ffi::ErrorCode::kResourceExhausted : ffi::ErrorCode::kInvalidArgument,
-                      words);
+    return ffi::Error(
+        status == BNKERN_NO_MEMORY ? ffi::ErrorCode::kResourceExhausted : ffi::ErrorCode::kInvalidArgument, words);
 }
 
 // Calls that run at the same time, on threads of XLA's, share the processors instead of each taking all of them.
@@ -335,8 +345,19 @@ struct Share {
     ~Share() { running_calls.fetch_sub(1); }
 };
 
-ffi::Error call_elements(const Spec &s, ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<const int32_t> names,
-                         ffi::Span<const int32_t> result_names)
+// XLA hands out memory without pages, and a fault for each 4 kB of a large result costs four times the kernel: huge pages
+// are asked for, as bnkern's own pool does. No matter if that is refused.
+void ask_for_huge_pages(void *data, size_t bytes)
+{
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const uintptr_t page = 4096, least = (uintptr_t)4 << 20;
+    const uintptr_t first = ((uintptr_t)data + page - 1) & ~(page - 1), last = ((uintptr_t)data + bytes) & ~(page - 1);
+    if (bytes >= least) madvise((void *)first, last - first, MADV_HUGEPAGE);
+#endif
+}
+
+ffi::Error call_elements(const Spec &s, ffi::RemainingArgs args, ffi::RemainingRets rets,
+                         ffi::Span<const int32_t> names, ffi::Span<const int32_t> result_names)
 {
     std::vector<Array> operands, results;
     for (size_t k = 0; k < args.size(); k++) {
@@ -350,6 +371,7 @@ ffi::Error call_elements(const Spec &s, ffi::RemainingArgs args, ffi::RemainingR
         auto buffer = rets.get<ffi::AnyBuffer>(k);
         if (buffer.has_error()) return buffer.error();
         results.push_back(array_of(of_results, result_names[k], **buffer));
+        ask_for_huge_pages((*buffer)->untyped_data(), (*buffer)->size_bytes());
     }
     const std::vector<int64_t> mapped = results.empty() ? std::vector<int64_t>() : results[0].mapped;
     std::vector<int64_t> place(mapped.size(), 0);
@@ -383,12 +405,11 @@ ffi::Error call(ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<cons
 extern "C" __attribute__((visibility("default"))) void bnkern_jax_set(const bnkern_api *api) { bn = api; }
 
 extern "C" __attribute__((visibility("default"))) XLA_FFI_Error *bnkern_jax_call(XLA_FFI_CallFrame *);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    bnkern_jax_call, call,
-    ffi::Ffi::Bind()
-        .RemainingArgs()
-        .RemainingRets()
-        .Attr<ffi::Span<const int32_t>>("operands")
-        .Attr<ffi::Span<const int32_t>>("results")
-        .Attr<ffi::Span<const int64_t>>("integers")
-        .Attr<ffi::Span<const double>>("reals"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnkern_jax_call, call,
+                              ffi::Ffi::Bind()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<ffi::Span<const int32_t>>("operands")
+                                  .Attr<ffi::Span<const int32_t>>("results")
+                                  .Attr<ffi::Span<const int64_t>>("integers")
+                                  .Attr<ffi::Span<const double>>("reals"));

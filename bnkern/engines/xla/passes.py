@@ -29,9 +29,9 @@ SCALARS = ("momentum", "num_batches", "count")
 
 NAMES = (*LIKE_X, *SCALARS, "mean", "var", "weight", "bias", "sum_dy", "sum_dy_xhat", "running_mean", "running_var")
 
-# What a Spec is of: passes over x; statistics of parts merged; sums of parts added; running statistics updated.
-PASSES, MERGE, ADD, UPDATE = range(4)
-KINDS = {"PASSES": PASSES, "MERGE": MERGE, "ADD": ADD, "UPDATE": UPDATE}
+# What a Spec is of: passes over x; statistics of parts merged; sums of parts added.
+PASSES, MERGE, ADD = range(3)
+KINDS = {"PASSES": PASSES, "MERGE": MERGE, "ADD": ADD}
 OF_PARTS = {MERGE: ("mean", "var"), ADD: ("sum_dy", "sum_dy_xhat")}  # operands with an axis of parts before the channels
 
 
@@ -111,6 +111,16 @@ def as_varying(a: Any, axes: frozenset[Any]) -> Any:
     """The array, said to differ along all of these axes; JAX then adds up its gradient over the devices."""
     missing = tuple(axes - varying(a))
     return jax.lax.pcast(a, missing, to="varying") if missing else a
+
+
+def alike(a: dict[str, Any]) -> dict[str, Any]:
+    """Inside shard_map: parameters that are the same everywhere are told to be used by each part on its own.
+
+    The gradient of each part is then that of the part, and JAX adds them up where the parameter came from.
+    """
+    axes = frozenset().union(*(varying(a[name]) for name in ("x", "dy", "residual") if name in a))
+    names = ("x", "dy", "y", "residual", "weight", "bias", "mean", "var", "sum_dy", "sum_dy_xhat")
+    return {name: as_varying(value, axes) if name in names else value for name, value in a.items()}
 
 
 def in_shard_map() -> bool:
