@@ -13,6 +13,7 @@ import argparse
 import platform
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -63,12 +64,67 @@ def ours_train(x, weight, bias, running_mean, running_var, axis):
     return o.y, o.running_mean, o.running_var
 
 
+def ours_inference(x, weight, bias, mean, var, axis):
+    return bnkern.jax.batch_norm_inference(
+        x, running_mean=mean, running_var=var, weight=weight, bias=bias, axis=axis, eps=EPS
+    )
+
+
 def with_gradient(train, axis):
     def loss(x, weight, bias, mean, var, dy):
         y, *running = train(x, weight, bias, mean, var, axis)
-        return (y * dy).sum(), running
+        return (y * dy).sum(dtype=jnp.float32), running
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+
+
+def with_given_dy(train, axis):
+    """Forward and backward with dy from elsewhere, as in the middle of a network: no loss to compute."""
+
+    def both(x, weight, bias, mean, var, dy):
+        y, pull, running = jax.vjp(lambda *a: _split(train(*a, mean, var, axis)), x, weight, bias, has_aux=True)
+        return y, pull(dy), running
+
+    return jax.jit(both)
+
+
+def _split(results):
+    y, *running = results
+    return y, running
+
+
+def operations(shape, axis, dtype):
+    """For each operation: a function without arguments for each way to compute it."""
+    rng = np.random.default_rng(0)
+    c = shape[axis]
+    x, dy = (jnp.asarray(rng.standard_normal(shape, dtype=np.float32)).astype(dtype) for _ in range(2))
+    arrays = x, jnp.full(c, 1.5), jnp.ones(c), jnp.zeros(c), jnp.ones(c)
+    xn, weight, bias, mean, var = (np.array(a) for a in arrays)
+    dyn = np.asarray(dy)
+    how = {"weight": weight, "bias": bias, "axis": axis, "eps": EPS}
+    trains = {"ours": ours_train, "jnp": plain_train, "two-pass": two_pass_train}
+    inferences = {"ours": ours_inference, "jnp": plain}
+
+    def forward(functions):
+        return {name: partial(jax.jit(partial(f, axis=axis)), *arrays) for name, f in functions.items()}
+
+    def kernels_train():
+        return bnkern.batch_norm_train(xn, running_mean=mean, running_var=var, **how)
+
+    def kernels_both():
+        y, _, vjp = bnkern.batch_norm_vjp(xn, running_mean=mean, running_var=var, **how)
+        return y, vjp(dyn)
+
+    def kernels_inference():
+        return bnkern.batch_norm_inference(xn, running_mean=mean, running_var=var, **how)
+
+    return {
+        "train": forward(trains) | {"kernels": kernels_train},
+        "inference": forward(inferences) | {"kernels": kernels_inference},
+        "value_and_grad": {name: partial(with_gradient(f, axis), *arrays, dy) for name, f in trains.items()},
+        "forward + vjp": {name: partial(with_given_dy(f, axis), *arrays, dy) for name, f in trains.items()}
+        | {"kernels": kernels_both},
+    }
 
 
 def median_times(functions, seconds):
@@ -85,62 +141,27 @@ def median_times(functions, seconds):
     return {name: statistics.median(t) for name, t in times.items()}
 
 
-def rows(seconds, dtypes):
-    rng = np.random.default_rng(0)
+def rows(seconds, dtypes, ops):
     for dtype in dtypes:
         for shape, axis in SHAPES:
-            c = shape[axis]
-            x, dy = (jnp.asarray(rng.standard_normal(shape, dtype=np.float32)).astype(dtype) for _ in range(2))
-            w, b = jnp.ones(c) * 1.5, jnp.ones(c)
-            m, v = jnp.zeros(c), jnp.ones(c)
-            xn, wn, bn_, dyn = (np.asarray(a) for a in (x, w, b, dy))
-            mn, vn = np.zeros(c, np.float32), np.ones(c, np.float32)
-            train = {
-                name: jax.jit(lambda *a, f=f: f(*a, axis))
-                for name, f in (("ours", ours_train), ("jnp", plain_train), ("two-pass", two_pass_train))
-            }
-            infer = {
-                "ours": jax.jit(lambda x, w, b, m, v: bnkern.jax.batch_norm_inference(
-                    x, running_mean=m, running_var=v, weight=w, bias=b, axis=axis)),
-                "jnp": jax.jit(lambda x, w, b, m, v: plain(x, w, b, m, v, axis)),
-            }  # fmt: skip
-            grad = {
-                name: with_gradient(f, axis)
-                for name, f in (("ours", ours_train), ("jnp", plain_train), ("two-pass", two_pass_train))
-            }
-
-            def numpy_train():
-                return bnkern.batch_norm_train(xn, weight=wn, bias=bn_, running_mean=mn, running_var=vn, axis=axis)
-
-            def numpy_grad():
-                y, _, vjp = bnkern.batch_norm_vjp(
-                    xn, weight=wn, bias=bn_, running_mean=mn, running_var=vn, axis=axis
-                )
-                return y, vjp(dyn)
-
-            calls = {
-                "train": {name: lambda f=f: f(x, w, b, m, v) for name, f in train.items()} | {"kernels": numpy_train},
-                "inference": {name: lambda f=f: f(x, w, b, m, v) for name, f in infer.items()},
-                "value_and_grad": {name: lambda f=f: f(x, w, b, m, v, dy) for name, f in grad.items()}
-                | {"kernels": numpy_grad},
-            }
-            for op, functions in calls.items():
-                yield dtype, shape, axis, op, median_times(functions, seconds)
+            for op, functions in operations(shape, axis, dtype).items():
+                if op in ops:
+                    yield dtype, shape, axis, op, median_times(functions, seconds)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=2, help="for each row")
     parser.add_argument("--dtypes", default="float32", help="comma-separated")
-    parser.add_argument("--ops", default="train,inference,value_and_grad")
+    parser.add_argument("--ops", default="train,inference,value_and_grad,forward + vjp")
     parser.add_argument("--markdown", type=Path, help="append the table to this file")
     args = parser.parse_args()
     threads, path = bnkern.get_num_threads(), bnkern.jax.chosen_path().path
     head = f"jax {jax.__version__}, {platform.machine()}, {threads} threads, path {path}; ms, medians"
-    lines = [head, "", "| dtype | shape, axis | op | bnkern.jax | jax.numpy | two-pass | kernels without JAX | times faster |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    names = "dtype", "shape, axis", "op", "bnkern.jax", "jax.numpy", "two-pass", "bnkern on NumPy", "times faster"
+    lines = [head, "", f"| {' | '.join(names)} |", "|---|---|---|---|---|---|---|---|"]
     print("\n".join(lines))
-    for dtype, shape, axis, op, t in rows(args.seconds, args.dtypes.split(",")):
+    for dtype, shape, axis, op, t in rows(args.seconds, args.dtypes.split(","), args.ops.split(",")):
         ms = [f"{1e3 * t[name]:.2f}" if name in t else "-" for name in ("ours", "jnp", "two-pass", "kernels")]
         where = f"{'x'.join(map(str, shape))}, {axis}"
         lines.append(f"| {dtype} | {where} | {op} | {' | '.join(ms)} | {t['jnp'] / t['ours']:.1f} |")

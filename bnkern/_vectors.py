@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bnkern._dispatch import route_of
-from bnkern._dtypes import Array, dtype_name, native
+from bnkern._dtypes import Array, dtype_name, namespace, native
 from bnkern._native import vectors as _native
 from bnkern.arrays._base import Adapter
 from bnkern.checks.vectors import Fold, Part
@@ -64,7 +64,7 @@ def updated_by_traced(
 ) -> tuple[Array, Array]:
     """The same of both, where the count has no value yet: a count of 0 leaves the running statistics as they are."""
     mean, var, count = stats
-    xp = array_api.namespace(mean)
+    xp = namespace(mean)
     number = xp.astype(xp.asarray(count), mean.dtype)
     scale = number / xp.where(number > correction, number - correction, xp.ones_like(number))
     return (

@@ -67,7 +67,7 @@ def _in_cpu_memory(a: Array) -> bool:
 JAX = Jax()
 Jax.kinds = {
     "cpu": Kind("JAX, CPU", ("cpu",), Adapter(export, wrap, _mark_written, _in_cpu_memory), writable=False),
-    "traced": Kind("JAX under jit, grad, vmap (by default on other devices: array API)", ("xla", "array_api"), writable=False),
+    "traced": Kind("JAX under jit, grad, vmap (not on the CPU: array API)", ("xla", "array_api"), writable=False),
     "": Kind(
         "JAX, sharded or on other devices", ("array_api",), writable=False, why="there are kernels for one CPU device"
     ),

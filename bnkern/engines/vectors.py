@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnkern._dtypes import Array, native
-from bnkern._numbers import traced
 from bnkern._native import vectors as _native
+from bnkern._numbers import traced
 
 Part = tuple[Array, Array, int]  # mean, variance, count
 

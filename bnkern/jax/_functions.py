@@ -12,7 +12,7 @@ from bnkern._dtypes import Array
 from bnkern._types import BatchStats
 from bnkern._words import by_position, named_arguments
 from bnkern.checks.problem import call_on
-from bnkern.engines.xla import choice, formula, rules
+from bnkern.engines.xla import choice, formula, forward, rules
 from bnkern.engines.xla.passes import alike, in_shard_map
 from bnkern.jax import _checks as check
 from bnkern.jax._result import BatchNormTrain
@@ -68,7 +68,7 @@ def batch_norm_inference(
     if not call.problem.size or choice.path() == "array_api":
         return formula.inference(call, given)
     a = {"x": call.x} | {name: value for name, value in given.items() if value is not None}
-    return rules.inference(rules.Static(call.problem, manual=in_shard_map()), alike(a))
+    return forward.inference(rules.Static(call.problem, manual=in_shard_map()), alike(a))
 
 
 @named_arguments
@@ -97,9 +97,10 @@ def batch_norm_train(
         The batch variance enters the running one as var * count / (count - correction): 1 (default) as in PyTorch, 0
         as in Flax.
     axis_name : name of a mapped axis, or tuple of names, optional
-        Of `jax.shard_map` or `jax.vmap`: the parts of the batch along it are normalised as one batch. Every part has the
-        same shape, since JAX runs one program on all. count, mean and M2 of each part are gathered and merged in the
-        order of the parts (Chan, Golub and LeVeque 1983), the sums of the backward pass likewise.
+        Of `jax.shard_map` or `jax.vmap`: the parts of the batch along it are normalised as one batch. Every part has
+        the same shape, since JAX runs one program on all. count, mean and M2 of each part are gathered and merged in
+        the order of the parts (Chan, Golub and LeVeque 1983), the sums of the backward pass likewise. With vmap, take
+        the gradient inside the mapped function.
 
     Returns
     -------
@@ -110,7 +111,8 @@ def batch_norm_train(
         arrays, and so are the gradients, with and without `jax_enable_x64`.
 
         Differentiable in reverse mode, as often as wanted, with respect to x, weight, bias and residual, through y and
-        through stats (inside `jax.shard_map` and with `axis_name` through y alone). The running statistics are constants for differentiation.
+        through stats (inside `jax.shard_map` and with `axis_name` through y alone). The running statistics are
+        constants for differentiation.
 
     Raises
     ------
@@ -146,9 +148,9 @@ def batch_norm_train(
         found = formula.train(static, call, given | scalars)
     else:
         a = {"x": call.x} | {name: value for name, value in given.items() if value is not None}
-        found = rules.train(static, alike(a) | (scalars if running_mean is not None else {}))
+        found = forward.train(static, alike(a) | (scalars if running_mean is not None else {}))
     running = [jax.lax.stop_gradient(found.get(name)) for name in ("running_mean", "running_var")]
     stats = found["mean"], found["var"]
     if axis_name is not None or static.manual:
         stats = jax.lax.stop_gradient(stats)
-    return BatchNormTrain(found["y"], BatchStats(*stats, static.count), *running)
+    return BatchNormTrain(found["y"], BatchStats(*stats, static.total), *running)

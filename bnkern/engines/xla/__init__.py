@@ -1,7 +1,8 @@
-"""Traced JAX arrays on the CPU kernels: XLA calls them when the program runs, and JAX differentiates and maps the calls.
+"""Traced JAX arrays on the CPU kernels: XLA calls them when the program runs, JAX differentiates and maps the calls.
 
-choice: which path. passes: a kernel call inside a program. ffi, callback, formula: the three paths. rules: derivatives.
-This module is the engine of bnkern's plain functions under jit; bnkern.jax has functions of its own on the same rules.
+choice: which path. passes: a kernel call inside a program. ffi, callback, formula: the three paths. rules: how a call
+gets a derivative; forward, gradients, backward: the calls. This module is the engine of bnkern's plain functions under
+jit (traced); bnkern.jax has functions of its own on the same rules.
 Everything but this module and `choice` imports JAX, which is loaded where an array is traced.
 """
 

@@ -29,7 +29,8 @@ def on_numpy(spec: Spec, *arrays: Any) -> list[np.ndarray]:
     with threads(max(1, get_num_threads() // spec.share)):
         if not mapped:
             return _one(spec, dict(zip(spec.operands, given, strict=True)))
-        each = [_one(spec, dict(zip(spec.operands, _at(place, given, ranks), strict=True))) for place in np.ndindex(mapped)]
+        places = (_at(place, given, ranks) for place in np.ndindex(mapped))
+        each = [_one(spec, dict(zip(spec.operands, arrays, strict=True))) for arrays in places]
     stacked = (np.stack(parts) for parts in zip(*each, strict=True))
     return [a.reshape(*mapped, *a.shape[1:]) for a in stacked]
 

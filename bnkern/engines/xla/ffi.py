@@ -1,8 +1,8 @@
 """The path without Python: a handler of XLA's foreign function interface that calls the kernels (handler.cc).
 
-It is compiled at first use, where a C++ compiler is, into a folder of the user's that later processes find it in: a file
-whose name is a hash of everything that it was made of. A process that builds it writes another file and renames it, so
-any number of processes may do so at once.
+It is compiled at first use, where a C++ compiler is, into a folder of the user's that later processes find it in: a
+file whose name is a hash of everything that it was made of. A process that builds it writes another file and renames
+it, so any number of processes may do so at once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bnkern._call import INPUT_GRAD, NORMALISE, REDUCE, STATS
 from bnkern.engines.xla.passes import KINDS, NAMES, Spec
 
 TARGET = "bnkern_jax_call"
+HERE = Path(__file__).parent
 FOLDER = "BNKERN_CACHE_DIR"
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-fvisibility=hidden", "-w")
 HEADERS = ("xla/ffi/api/c_api.h", "xla/ffi/api/api.h", "xla/ffi/api/ffi.h")
@@ -47,10 +49,9 @@ def call(spec: Spec, shapes: list[Any], arrays: tuple[Any, ...]) -> list[Any]:
 def missing() -> str | None:
     """Why there is no handler in this process; None where it is loaded and registered. Builds it if need be."""
     try:
-        from bnkern import _c_api
-
         library = ctypes.CDLL(str(_built()))
-        library.bnkern_jax_set(ctypes.c_void_p(_pointer(_c_api._C_API_1)))
+        capsule = import_module("bnkern._c_api")._C_API_1  # it stands above the engines, as every compiled caller does
+        library.bnkern_jax_set(ctypes.c_void_p(_pointer(capsule)))
         jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(library.bnkern_jax_call), platform="cpu")
     except (AttributeError, ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
         return f"{type(error).__name__}: {str(error)[:500]}"
@@ -65,10 +66,10 @@ def _pointer(capsule: Any) -> int:
 
 def _built() -> Path:
     """The shared object: of an earlier process, or compiled now."""
-    source, include = _source(), [Path(jax.ffi.include_dir()), Path(__file__).parents[2] / "include"]
-    texts = [source, *((include[0] / name).read_text() for name in HEADERS), (include[1] / "bnkern.h").read_text()]
-    texts += [*FLAGS, platform.machine(), *platform.libc_ver()]
-    name = f"bnkern-jax-{hashlib.sha256(chr(0).join(texts).encode()).hexdigest()[:20]}.so"
+    source, include = _source(), [Path(jax.ffi.include_dir()), Path(__file__).parents[2] / "include", HERE]
+    headers = [*(include[0] / name for name in HEADERS), include[1] / "bnkern.h", HERE / "buffers.h"]
+    made_of = [source, *(header.read_text() for header in headers), *FLAGS, platform.machine(), *platform.libc_ver()]
+    name = f"bnkern-jax-{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:20]}.so"
     folder = _folder()
     path = folder / name
     if not path.exists():
@@ -81,7 +82,7 @@ def _source() -> str:
     passes = {"STATS": STATS, "REDUCE": REDUCE, "NORMALISE": NORMALISE, "INPUT_GRAD": INPUT_GRAD}
     numbers = passes | KINDS | {name.upper(): code for name, code in _CODES.items()} | {"NAMES": len(NAMES)}
     entries = ", ".join(f"{name} = {number}" for name, number in numbers.items())
-    return f"enum {{ {entries} }};\n{Path(__file__).with_name('handler.cc').read_text()}"
+    return f"enum {{ {entries} }};\n{(HERE / 'handler.cc').read_text()}"
 
 
 def _compile(source: str, include: list[Path], path: Path) -> None:
@@ -105,5 +106,6 @@ def _folder() -> Path:
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     state = base.stat()
     if state.st_uid != os.getuid() or state.st_mode & 0o022:
-        raise RuntimeError(f"{base}: expected a folder of this user's that no other may write to; {FOLDER} names another")
+        expected = "a folder of this user's that no other may write to"
+        raise RuntimeError(f"{base}: expected {expected}, got mode {state.st_mode & 0o777:o}; {FOLDER} names another")
     return base

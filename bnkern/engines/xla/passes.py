@@ -4,11 +4,11 @@ Three paths, the first that works here (`BNKERN_JAX` forces one):
 
 ffi         a handler of XLA's foreign function interface calls the kernels without Python (bnkern.engines.xla.ffi)
 callback    `jax.pure_callback`: XLA calls Python, which calls the kernels (bnkern.engines.xla.callback)
-array_api   no kernels: jax.numpy by bnkern.engines.array_api. Decided above, in bnkern.engines.xla.rules
+array_api   no kernels: jax.numpy by bnkern.engines.array_api. (bnkern.engines.xla.formula)
 
-A float64 that JAX may not have (without `jax_enable_x64`) crosses a program as two uint32, its bits: dtype BITS. So what
-the backward pass reads of the forward pass is exact in either mode. Under vmap every operand has leading axes, of length
-1 where it is not mapped, and one call goes through all elements in order.
+A float64 that JAX may not have (without `jax_enable_x64`) crosses a program as two uint32, its bits: dtype BITS. So
+what the backward pass reads of the forward pass is exact in either mode. Under vmap every operand has leading axes, of
+length 1 where it is not mapped, and one call goes through all elements in order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAMES = (*LIKE_X, *SCALARS, "mean", "var", "weight", "bias", "sum_dy", "sum_dy_x
 # What a Spec is of: passes over x; statistics of parts merged; sums of parts added.
 PASSES, MERGE, ADD = range(3)
 KINDS = {"PASSES": PASSES, "MERGE": MERGE, "ADD": ADD}
-OF_PARTS = {MERGE: ("mean", "var"), ADD: ("sum_dy", "sum_dy_xhat")}  # operands with an axis of parts before the channels
+OF_PARTS = {MERGE: ("mean", "var"), ADD: ("sum_dy", "sum_dy_xhat")}  # operands that have an axis of parts first
 
 
 class Spec(NamedTuple):
@@ -45,7 +45,7 @@ class Spec(NamedTuple):
     eps: float = 0.0
     activation: int = 0
     parameter: float = 0.0
-    count: int = 0  # values per channel that the statistics stand for; of one part in MERGE
+    count: int = 0  # type: ignore[assignment]  # values per channel that the statistics stand for; of one part in MERGE
     frozen: bool = False
     dresidual: bool = False
     momentum: float = 0.0  # where it is no operand, and num_batches is none
