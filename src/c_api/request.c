@@ -18,19 +18,24 @@ _Static_assert(offsetof(bnkern_call, sum_dy_xhat) - offsetof(bnkern_call, x) == 
 
 static const int MOST_THREADS = 512;
 
+// clang-format off
 static const char *const names[BN_NARG] = {
-    "x",           "dy",   "residual", "y",       "dx",    "dresidual", "weight",      "bias", "running_mean",
-    "running_var", "mean", "var",      "dweight", "dbias", "sum_dy",    "sum_dy_xhat",
+    "x", "dy", "residual", "y", "dx", "dresidual", "weight", "bias", "running_mean", "running_var", "mean", "var",
+    "dweight", "dbias", "sum_dy", "sum_dy_xhat",
 };
 
 /* What each operation does with each array: r reads, R reads and requires, w writes, W writes and requires, u updates,
  * U updates and requires, X reads where a pass does. This is the table of bnkern.h. */
 static const char uses[BN_NOPERATION][BN_NARG + 1] = {
-    [BN_TRAIN] = "R-rW--rruuww----",          [BN_INFERENCE] = "R-rW--rrRR------",
-    [BN_STATISTICS] = "R---------WW----",     [BN_BACKWARD] = "XR-rwwrr--RRww--",
-    [BN_REDUCE_PART] = "RR-r--rr--RR--WW",    [BN_APPLY_PART] = "XR-rWwrr--RR--RR",
+    [BN_TRAIN]          = "R-rW--rruuww----",
+    [BN_INFERENCE]      = "R-rW--rrRR------",
+    [BN_STATISTICS]     = "R---------WW----",
+    [BN_BACKWARD]       = "XR-rwwrr--RRww--",
+    [BN_REDUCE_PART]    = "RR-r--rr--RR--WW",
+    [BN_APPLY_PART]     = "XR-rWwrr--RR--RR",
     [BN_UPDATE_RUNNING] = "--------UURR----",
 };
+// clang-format on
 
 static const char *called(const bn_request *r)
 {
