@@ -16,6 +16,7 @@ from bnkern.engines import engine
 WORDS = {
     "cpu": "CPU kernels",
     "cuda": "GPU kernels",
+    "xla": "CPU kernels, in the program that JAX traces",
     "chunks": "CPU kernels, chunk by chunk when it is computed",
     "array_api": "its own library, by the array API standard",
 }

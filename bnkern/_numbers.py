@@ -50,7 +50,7 @@ def count(name: str, value: Any, also: str = "") -> int:
     """A number of values: an integer, or as it comes back from a reduction a float or an array without dimensions."""
     if type(value) is int and 0 <= value < 2**63:
         return value
-    if type(value).__name__.endswith("Tracer"):
+    if traced(value):
         also = "; a traced count has no value: give it as a Python number, outside what jit traces"
     number = _element(value)
     if isinstance(number, (float, np.floating)):
@@ -61,6 +61,11 @@ def count(name: str, value: Any, also: str = "") -> int:
         return integer(name, number, low=0)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {describe(value)}{also}") from None
+
+
+def traced(value: Any) -> bool:
+    """Whether this is a number that JAX traces: it has no value yet, and is computed with as it is."""
+    return type(value).__name__.endswith("Tracer")
 
 
 def _element(value: Any) -> Any:

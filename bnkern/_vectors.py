@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bnkern._dispatch import route_of
-from bnkern._dtypes import Array, dtype_name, native
+from bnkern._dtypes import Array, dtype_name, namespace, native
 from bnkern._native import vectors as _native
 from bnkern.arrays import adopted
 from bnkern.arrays._base import Adapter
@@ -58,6 +58,20 @@ def updated(running: Array, value: Array, momentum: float, scale: float) -> Arra
     """New running statistics: (1 - momentum) * running + momentum * (value * scale)."""
     place = _Place(running, value)
     return place.wrap(vectors.ema(place.by, place.export(running), place.export(value), momentum, scale))
+
+
+def updated_by_traced(
+    running_mean: Array, running_var: Array, stats: Part, momentum: float, correction: float
+) -> tuple[Array, Array]:
+    """The same of both, where the count has no value yet: a count of 0 leaves the running statistics as they are."""
+    mean, var, count = stats
+    xp = namespace(mean)
+    number = xp.astype(xp.asarray(count), mean.dtype)
+    scale = number / xp.where(number > correction, number - correction, xp.ones_like(number))
+    return (
+        xp.where(number > 0, updated(running_mean, mean, momentum, 1.0), running_mean),
+        xp.where(number > 0, updated(running_var, var, momentum, scale), running_var),
+    )
 
 
 def copied(v: Array) -> Array:

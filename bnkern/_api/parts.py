@@ -10,6 +10,7 @@ from bnkern._activations import ActivationSpec
 from bnkern._call import INPUT_GRAD, REDUCE, STATS
 from bnkern._dispatch import run
 from bnkern._dtypes import Array
+from bnkern._numbers import traced
 from bnkern._types import BatchStats, GradSums
 from bnkern._words import by_position, named_arguments
 from bnkern.arrays import adopted
@@ -128,6 +129,8 @@ def update_running(
     (mean, var, count), factor, correction = check_vectors.update(
         running_mean, running_var, stats, momentum, num_batches, correction
     )
+    if traced(count):
+        return _vectors.updated_by_traced(running_mean, running_var, (mean, var, count), factor, correction)
     if count == 0:
         return _vectors.copied(running_mean), _vectors.copied(running_var)
     new_mean = _vectors.updated(running_mean, mean, factor, 1.0)

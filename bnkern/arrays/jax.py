@@ -1,5 +1,5 @@
-"""JAX arrays: in CPU memory read by the CPU kernels without a copy, never written; traced and sharded ones computed
-by jax.numpy.
+"""JAX arrays: in CPU memory read by the CPU kernels without a copy, never written; traced ones computed by the kernels
+when their program runs, sharded ones by jax.numpy.
 
 JAX keeps a result where the kernels put it when that begins at a cache line, and copies it otherwise. Statistics are
 float64 where JAX has it (`jax_enable_x64`), else float32.
@@ -67,9 +67,7 @@ def _in_cpu_memory(a: Array) -> bool:
 JAX = Jax()
 Jax.kinds = {
     "cpu": Kind("JAX, CPU", ("cpu",), Adapter(export, wrap, _mark_written, _in_cpu_memory), writable=False),
-    "traced": Kind(
-        "JAX under jit, grad, vmap", ("array_api",), writable=False, why="x is traced and has no values yet"
-    ),
+    "traced": Kind("JAX under jit, grad, vmap (not on the CPU: array API)", ("xla", "array_api"), writable=False),
     "": Kind(
         "JAX, sharded or on other devices", ("array_api",), writable=False, why="there are kernels for one CPU device"
     ),

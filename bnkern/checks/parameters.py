@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnkern._numbers import integer, real
+from bnkern._numbers import integer, real, traced
 from bnkern._words import describe
 
 NEEDS = frozenset(("x", "weight", "bias", "residual"))
@@ -16,7 +16,11 @@ USUAL_SET = frozenset(USUAL)
 
 
 def momentum_factor(momentum: Any, num_batches: Any) -> float:
-    """Weight of this batch in the running statistics."""
+    """Weight of this batch in the running statistics; what JAX traces is taken as it is."""
+    if traced(momentum):
+        return momentum
+    if momentum is None and traced(num_batches):
+        return 1 / num_batches
     batches = None if num_batches is None else integer("num_batches", num_batches, low=0 if momentum is not None else 1)
     if momentum is not None:
         return real("momentum", momentum)
@@ -28,7 +32,7 @@ def momentum_factor(momentum: Any, num_batches: Any) -> float:
 def correction_below(correction: Any, count: int) -> float:
     """The correction of the variance, below the count so that count - correction is positive."""
     number = real("correction", correction)
-    if number < 0 or 0 < count <= number:
+    if number < 0 or (not traced(count) and 0 < count <= number):
         raise ValueError(f"correction: expected a number >= 0 and below the count, {count}, got {number:g}")
     return number
 

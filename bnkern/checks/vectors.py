@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from bnkern._dtypes import DTYPES, Array
-from bnkern._numbers import count, integer, real
+from bnkern._numbers import count, integer, real, traced
 from bnkern._words import describe
 from bnkern.arrays import adopted, library_of, same_library
 from bnkern.checks.operands import statistics, vector
@@ -29,7 +29,7 @@ def merge(parts: Any) -> list[Part]:
         mean, var = adopted(f"parts[{i}].mean", mean), adopted(f"parts[{i}].var", var)
         first = checked[0][0] if checked else mean
         _pair(f"parts[{i}].mean", mean, f"parts[{i}].var", var, "parts[0].mean", first)
-        checked.append((mean, var, count(f"parts[{i}].count", number)))
+        checked.append((mean, var, _count(f"parts[{i}].count", number)))
     if not checked:
         raise ValueError("parts: expected at least one BatchStats, got none")
     return checked
@@ -43,9 +43,13 @@ def update(
     mean, var = adopted("stats.mean", mean), adopted("stats.var", var)
     _pair("running_mean", running_mean, "running_var", running_var, "running_mean", running_mean)
     _pair("stats.mean", mean, "stats.var", var, "running_mean", running_mean)
-    whole = count("stats.count", number)
+    whole = _count("stats.count", number)
     factor, correction = momentum_factor(momentum, num_batches), correction_below(correction, whole)
     return (mean, var, whole), factor, correction
+
+
+def _count(name: str, number: Any) -> Any:
+    return number if traced(number) else count(name, number)
 
 
 def _pair(mean_name: str, mean: Any, var_name: str, var: Any, ref_name: str, ref: Any) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Protocol, cast
 from bnkern._call import Call, Results
 from bnkern._dtypes import Array
 
-ENGINES = ("cpu", "cuda", "chunks", "array_api")
+ENGINES = ("cpu", "cuda", "chunks", "xla", "array_api")
 
 
 class Engine(Protocol):

@@ -13,6 +13,7 @@ import numpy as np
 from bnkern._activations import BY_NUMBER
 from bnkern._call import INPUT_GRAD, NORMALISE, REDUCE, STATS, Call, Problem, Results
 from bnkern._dtypes import Array, device_of, namespace, native
+from bnkern._numbers import traced
 from bnkern.arrays import known_library
 from bnkern.engines import vectors
 
@@ -74,7 +75,7 @@ def _behind_activation(w: _Wide, call: Call, xhat: Array) -> Array:
 
 def _input_grad(w: _Wide, call: Call, xhat: Array, dz: Array) -> Array:
     if not call.frozen:
-        n = float(max(call.count, 1))
+        n = call.count if traced(call.count) else float(max(call.count, 1))
         dz = dz - w.spread(call.sum_dy) / n - xhat * (w.spread(call.sum_dy_xhat) / n)
     return w.affine(dz * w.invstd(call.var), call.weight, None)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from bnkern._dtypes import Array, native
 from bnkern._native import vectors as _native
+from bnkern._numbers import traced
 
 Part = tuple[Array, Array, int]  # mean, variance, count
 
@@ -40,6 +41,8 @@ def merge(by: Arithmetic, parts: list[Part]) -> Part:
     Means are compared with the first part's, so that what all parts have in common never enters a rounding. Parts
     without values are skipped, whatever their mean and var hold.
     """
+    if any(traced(n) for _, _, n in parts):
+        return _merge_of_traced(by, parts)
     full = [part for part in parts if part[2]]
     total = sum(n for _, _, n in full)
     if not full:
@@ -58,6 +61,24 @@ def merge(by: Arithmetic, parts: list[Part]) -> Part:
             n * (by.wide(var) + (m - mean) ** 2) for n, m, (_, var, _) in zip(counts, means, full, strict=True)
         )
         return mean, m2 / float(total), total
+
+
+def _merge_of_traced(by: Arithmetic, parts: list[Part]) -> Part:
+    """The same where JAX traces counts: a part may turn out to have none, and must then have no influence."""
+    xp = by.xp
+    total = sum(n for _, _, n in parts)
+    zeros = xp.zeros_like(by.wide(parts[0][0]))
+    means = [xp.where(n > 0, by.wide(mean), zeros) for mean, _, n in parts]
+    spreads = [xp.where(n > 0, by.wide(var), zeros) for _, var, n in parts]
+    shares = [xp.astype(xp.asarray(n), zeros.dtype) / xp.maximum(xp.asarray(total), xp.asarray(1)) for _, _, n in parts]
+    pivot = zeros
+    for m, share in zip(reversed(means), reversed(shares), strict=True):
+        pivot = xp.where((share > 0) & xp.isfinite(m), m, pivot)  # the first part's mean, among those that have values
+    mean = pivot + sum(xp.where(w > 0, w * (m - pivot), zeros) for w, m in zip(shares, means, strict=True))
+    var = sum(
+        xp.where(w > 0, w * (s + (m - mean) ** 2), zeros) for w, m, s in zip(shares, means, spreads, strict=True)
+    )
+    return mean, var, total
 
 
 def ema(by: Arithmetic, running: Array, value: Array, momentum: float, scale: float) -> Array:

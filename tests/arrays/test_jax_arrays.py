@@ -134,8 +134,8 @@ def test_one_traced_argument_beside_concrete_ones(case, traced):
 def test_explain_in_a_trace():
     told = []
     jax.jit(lambda x: told.append(bnkern.explain(x)))(jnp.ones((4, 5)))
-    assert told[0].engine == "array_api"
-    assert told[0].refused == ("kernels: x is traced and has no values yet",)
+    assert told[0].engine == "xla"
+    assert told[0].note.startswith("called when the program runs")
 
 
 def test_numpy_beside_jax_is_refused_in_a_trace_too(case):

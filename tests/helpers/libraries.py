@@ -164,7 +164,6 @@ class Jax32(Jax):
 
 class JaxJit(Jax):
     row = "jax.numpy", "traced"
-    same_bits = False
 
     def run(self, function, arrays):
         import jax
