@@ -36,6 +36,9 @@ class Dask(Library):
     def widest(self, a: Array) -> Any:
         return np.float64
 
+    def joined(self, pieces: list[Array], x: Array) -> Array:
+        return _dask().concatenate(pieces, axis=0).rechunk(x.chunks)
+
     def cast(self, v: Array, dtype: Any) -> Array:
         return v.map_blocks(_cast, np.dtype(dtype), dtype=dtype, meta=np.empty((0,) * v.ndim, dtype))
 
