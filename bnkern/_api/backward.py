@@ -82,12 +82,16 @@ def batch_norm_backward(
 
 def gradients(call: Call) -> BatchNormGrads:
     """What a checked backward call needs."""
-    needs = call.needs
-    unmasked = call.dy if "residual" in needs and not call.dresidual else None
     if not call.passes:
-        return BatchNormGrads(None, None, None, unmasked)
+        return delivered(call, None, None, None, None)
     dx, _, _, sum_dy, sum_dy_xhat, masked = run(call) if call.ghosts is None else run_ghosts(call)
-    weight = call.weight
+    return delivered(call, dx, sum_dy, sum_dy_xhat, masked)
+
+
+def delivered(call: Call, dx: Any, sum_dy: Any, sum_dy_xhat: Any, masked: Any) -> BatchNormGrads:
+    """What was computed, as it is promised: the gradients that `needs` names, each in its dtype."""
+    needs, weight = call.needs, call.weight
+    unmasked = call.dy if "residual" in needs and not call.dresidual else None
     dweight, dbias = cast_each(
         weight.dtype if weight is not None else _dtype_without_weight(call),
         sum_dy_xhat if "weight" in needs else None,  # one sum is found on the way to the other

@@ -105,8 +105,9 @@ def test_a_million_additions():
     """One value a part, far from zero; a thousand parts, added a thousand times.
 
     A merge of k <= 8 parts rounds the mean by a unit of itself and by k + 2 of the distances in it (below `reach`), the
-    result merges 7 parts of each level at most; M2 is a sum of squares, to which a mean that is off by u adds 2 u reach.
-    A value goes through log8(1e6) < 7 levels, through one more where accumulators meet, and through the result.
+    result merges 7 parts of each level at most; M2 is a sum of squares, to which a mean that is off by u adds
+    2 u reach. A value goes through log8(1e6) < 7 levels, through one more where accumulators meet, and through the
+    result.
     """
     x = 1e3 + np.random.default_rng(0).standard_normal((1000, 2))
     wide = x.astype(np.longdouble)
