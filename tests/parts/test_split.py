@@ -1,7 +1,12 @@
 """Split = whole: whatever a batch is cut into, forward, running statistics and gradients are those of the whole.
 
-In units in the last place of the scales of helpers.compare. float64: two, where the scale of a sum of n terms is that of
-its absolute terms. The other dtypes: each side is as near to the truth as it is promised to be (`UNITS`), so both are
+Differences of the two are in units in the last place of the scales of helpers.compare.
+
+float64: the means of the parts, their merge and the mean of the whole are rounded once each, half a unit and twice that
+where a pivot is added back: two units; variances enter by their root, another one; y and dx are rounded three times on
+either side: six in the worst case. Two is what nineteen of twenty problems keep to.
+
+The other dtypes have sums in float64: each side is as near to the truth as it is promised to be (`UNITS`), so both are
 within twice that of each other.
 """
 
@@ -13,7 +18,7 @@ from hypothesis import strategies as st
 
 import bnkern
 
-LIMIT = {name: 2 if name == "float64" else 2 * limit for name, limit in UNITS.items()}
+LIMIT = {name: 6 if name == "float64" else 2 * limit for name, limit in UNITS.items()}
 ALL = ("x", "weight", "bias", "residual")
 
 
@@ -63,17 +68,32 @@ def test_any_split_is_the_whole(problem):
     case, along, cuts, activation = problem
     if case.x.size == case.channels:
         return  # one value per channel
+    for name, off in differences(case, along, cuts, activation).items():
+        assert off <= LIMIT[case.x.dtype.name], (name, off)
+
+
+def test_two_units_in_float64_are_the_rule():
+    """y, gradients and running statistics of all channels of a problem, in all but one of twenty problems."""
+    rng, found = np.random.default_rng(0), []
+    for seed in range(300):
+        case = cases.make((int(rng.integers(2, 13)), 3, int(rng.integers(1, 6))), 1, "float64", seed)
+        cuts = sorted(rng.integers(0, len(case.x) + 1, 3))
+        found.append(max(differences(case, 0, cuts, None).values()))
+    assert np.mean(np.array(found) <= 2) >= 0.95
+
+
+def differences(case, along, cuts, activation):
+    """The largest difference of each result, in units."""
     got = in_parts(case, along, cuts, activation)
     want, stats = as_a_whole(case, got["y"], activation)
     mean, var = (np.asarray(v, LD) for v in stats[:2])
     g = np.where(got["y"] > 0, case.dy, 0).astype(case.dy.dtype) if activation else case.dy
     own = np.abs(mean) if case.x.dtype == np.float64 else 0
-    scales = dict(zip(("dx", "dweight", "dbias"), grad_scales(g, case.x, mean, var, case.weight, case.axis), strict=True))
+    of_grads = grad_scales(g, case.x, mean, var, case.weight, case.axis)
+    scales = dict(zip(("dx", "dweight", "dbias"), of_grads, strict=True))
     scales["y"] = y_scale(case.x, mean, var, case.weight, case.bias, case.residual, case.axis)
     scales["running_mean"], scales["running_var"] = np.sqrt(var) + own, 1 + var + own * np.sqrt(var)
-    for name, limit_of in dict.fromkeys(got, case.x.dtype.name).items():
-        off = units(got[name], want[name], scales[name], case.x.dtype)
-        assert off <= LIMIT[limit_of], (name, off)
+    return {name: units(got[name], want[name], scales[name], case.x.dtype) for name in got}
 
 
 @given(st.integers(2, 12), st.integers(2, 12), st.sampled_from(cases.WIDE))
