@@ -3,8 +3,9 @@
     pip install 'bnkern[dask]' && python examples/dask_cluster.py
 
 Two workers of 300 MB each; the data set is four times what both have. The first pass takes the statistics and forgets
-the chunks, the second one makes them again, normalises them, and hands them on (here to sums that check them; store them
-with `dask.array.to_zarr` or `to_npy_stack`). A bar shows each step; then comes the most memory that each worker had.
+the chunks, the second one makes them again, normalises them, and hands them on: here to sums that check them; to store
+them there are `dask.array.to_zarr` and `to_npy_stack`. A bar shows each step; then comes the most memory that each
+worker had.
 """
 
 from __future__ import annotations

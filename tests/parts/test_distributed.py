@@ -229,6 +229,8 @@ def test_what_no_message_can_be_made_of():
     error = on_ranks(1, lambda rank, gather: distributed.batch_norm_train(da.ones((4, 3)), comm=gather))[0][0]
     with pytest.raises(TypeError, match=r"x: expected an array with its values in CPU memory.*got one of dask.array"):
         raise error
+    with pytest.raises(TypeError, match="batch_norm_train takes x by position and everything else by keyword"):
+        distributed.batch_norm_train(np.ones((4, 3)), lambda message: [message])
     for comm in (None, 3, int):
         with pytest.raises(TypeError, match="comm: expected an mpi4py communicator"):
             distributed.batch_norm_train(np.ones((4, 3)), comm=comm)
