@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bnkern._api.accumulator import StatsAccumulator
 from bnkern._api.backward import batch_norm_backward
 from bnkern._api.deployment import fold_batch_norm
 from bnkern._api.forward import batch_norm_inference, batch_norm_train
@@ -35,6 +36,7 @@ __all__ = [
     "Explanation",
     "GradSums",
     "MemoryPool",
+    "StatsAccumulator",
     "__version__",
     "backward_apply",
     "backward_reduce",

@@ -99,6 +99,7 @@ class Call:
     frozen: bool = False  # whether dx has no mean terms
     needs: frozenset[str] = frozenset()
     dresidual: bool = False  # whether the residual's gradient is an array of its own
+    ghosts: tuple[slice, ...] | None = None  # the samples of each ghost batch
 
     def wants(self, needs: frozenset[str], frozen: bool) -> None:
         """Settles which passes of the backward call run."""

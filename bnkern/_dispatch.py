@@ -14,7 +14,7 @@ from bnkern._call import Call, Results
 from bnkern._dtypes import Array
 from bnkern.arrays import kind_of, known_library
 from bnkern.arrays._base import Adapter
-from bnkern.engines import Engine, cpu, engine
+from bnkern.engines import Engine, cpu, engine, ghosts
 
 _ndarray = np.ndarray
 
@@ -39,6 +39,14 @@ def run(call: Call) -> Results:
         return cpu.run(call)
     route = route_of(call.x)
     return route.engine.run(call) if route.adapter is None else _exported(call, route.engine, route.adapter)
+
+
+def run_ghosts(call: Call) -> Results:
+    """The same for each of call.ghosts."""
+    if not call.problem.size:
+        return _run_by(engine("array_api"), call)
+    route = route_of(call.x)
+    return _run_by(route.engine, call) if route.adapter is None else _exported(call, route.engine, route.adapter)
 
 
 def route_of(x: Array) -> Route:
@@ -66,18 +74,22 @@ def _exported(call: Call, chosen: Engine, adapter: Adapter) -> Results:
     """A call on memory of another library: exported, computed, wrapped. Where not all can be exported, `array_api`."""
     operands = dict(call.operands())
     if adapter.takes is not None and not all(map(adapter.takes, operands.values())):
-        return engine("array_api").run(call)
+        return _run_by(engine("array_api"), call)
     exported = call.replaced(**{name: adapter.export(a) for name, a in operands.items()})
     if adapter.around is None:
-        results = chosen.run(exported)
+        results = _run_by(chosen, exported)
     else:
         with adapter.around(call.x):
-            results = chosen.run(exported)
+            results = _run_by(chosen, exported)
     out, *rest = (None if result is None else adapter.wrap(result, call.x) for result in _but_out(results, call))
     if call.out is not None:
         adapter.mark_written(call.out)
         out = call.out
     return out, *rest  # type: ignore[return-value]
+
+
+def _run_by(chosen: Engine, call: Call) -> Results:
+    return chosen.run(call) if call.ghosts is None else ghosts.run(chosen.run, call)
 
 
 def _but_out(results: Results, call: Call) -> tuple[Any, ...]:

@@ -7,12 +7,13 @@ from typing import Any, Never
 
 from bnkern._activations import ActivationSpec
 from bnkern._call import Call
-from bnkern._dispatch import run
+from bnkern._dispatch import run, run_ghosts
 from bnkern._dtypes import ITEMSIZE, Array, namespace
 from bnkern._types import BatchNormGrads, BatchStats
 from bnkern._vectors import cast_each
 from bnkern._words import by_position, named_arguments
 from bnkern.checks import calls as check
+from bnkern.checks.ghosts import runs
 from bnkern.checks.problem import call_on
 
 
@@ -20,22 +21,23 @@ from bnkern.checks.problem import call_on
 def batch_norm_backward(
     dy: Array, x: Array, stats: BatchStats | Sequence[Any], *misplaced: Never, weight: Array | None = None,
     bias: Array | None = None, axis: int = 1, eps: float = 1e-5, frozen: bool = False,
-    activation: ActivationSpec = None, y: Array | None = None, needs: Collection[str] = ("x", "weight", "bias"),
-    out: Array | None = None,
+    ghost_batch_size: int | None = None, activation: ActivationSpec = None, y: Array | None = None,
+    needs: Collection[str] = ("x", "weight", "bias"), out: Array | None = None,
 ) -> BatchNormGrads:  # fmt: skip
     """Gradients of `batch_norm_train`, or with frozen=True of `batch_norm_inference`.
 
-    What the forward call was given must be given again: weight, bias, axis, eps and activation. `batch_norm_vjp`
-    remembers them.
+    What the forward call was given must be given again: weight, bias, axis, eps, activation and ghost_batch_size.
+    `batch_norm_vjp` remembers them.
 
     Parameters
     ----------
     dy : array like x
         Gradient with respect to y.
-    x, weight, bias, axis, eps, activation
+    x, weight, bias, axis, eps, activation, ghost_batch_size
         As in the forward call. bias matters with an activation only.
     stats : BatchStats or (mean, var, count)
-        From the forward call; with frozen=True the statistics it used, whose count may be None.
+        From the forward call; with frozen=True the statistics it used, whose count may be None. With ghost_batch_size
+        mean and var have a row, and count an entry, for each ghost batch.
     frozen : bool
         Whether the statistics were given rather than computed from x: then dx has no mean terms, and takes
         one pass.
@@ -52,7 +54,7 @@ def batch_norm_backward(
     -------
     BatchNormGrads
         dx and dresidual like x; dweight and dbias in weight's dtype, else bias's, else x's, then at least
-        float32. Without activation dresidual is `dy` itself.
+        float32; of ghost batches summed in float64, in their order. Without activation dresidual is `dy` itself.
 
     Raises
     ------
@@ -72,18 +74,24 @@ def batch_norm_backward(
         raise by_position(batch_norm_backward, misplaced)
     call = call_on(x, 0, axis, eps, activation)
     call.dy, call.weight, call.bias, call.y, call.out = dy, weight, bias, y, out
+    if ghost_batch_size is not None:
+        call.ghosts = runs("ghost_batch_size", call.problem, ghost_batch_size)
     check.backward(call, stats, frozen, needs)
     return gradients(call)
 
 
 def gradients(call: Call) -> BatchNormGrads:
     """What a checked backward call needs."""
-    needs = call.needs
-    unmasked = call.dy if "residual" in needs and not call.dresidual else None
     if not call.passes:
-        return BatchNormGrads(None, None, None, unmasked)
-    dx, _, _, sum_dy, sum_dy_xhat, masked = run(call)
-    weight = call.weight
+        return delivered(call, None, None, None, None)
+    dx, _, _, sum_dy, sum_dy_xhat, masked = run(call) if call.ghosts is None else run_ghosts(call)
+    return delivered(call, dx, sum_dy, sum_dy_xhat, masked)
+
+
+def delivered(call: Call, dx: Any, sum_dy: Any, sum_dy_xhat: Any, masked: Any) -> BatchNormGrads:
+    """What was computed, as it is promised: the gradients that `needs` names, each in its dtype."""
+    needs, weight = call.needs, call.weight
+    unmasked = call.dy if "residual" in needs and not call.dresidual else None
     dweight, dbias = cast_each(
         weight.dtype if weight is not None else _dtype_without_weight(call),
         sum_dy_xhat if "weight" in needs else None,  # one sum is found on the way to the other

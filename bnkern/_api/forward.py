@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Never
 
 from bnkern._activations import ActivationSpec
-from bnkern._call import NORMALISE, STATS
-from bnkern._dispatch import run
+from bnkern._call import NORMALISE, STATS, Call
+from bnkern._dispatch import run, run_ghosts
 from bnkern._dtypes import Array
 from bnkern._types import BatchStats
-from bnkern._vectors import ema_update
+from bnkern._vectors import ema_update, merge
 from bnkern._words import by_position, named_arguments
 from bnkern.checks import calls as check
+from bnkern.checks.ghosts import counts, runs
 from bnkern.checks.problem import call_on
 
 
@@ -76,7 +77,8 @@ def batch_norm_train(
     x: Array, *misplaced: Never, weight: Array | None = None, bias: Array | None = None,
     running_mean: Array | None = None, running_var: Array | None = None, axis: int = 1, eps: float = 1e-5,
     momentum: float | None = 0.1, num_batches: int | None = None, correction: float = 1,
-    activation: ActivationSpec = None, residual: Array | None = None, out: Array | None = None,
+    ghost_batch_size: int | None = None, activation: ActivationSpec = None, residual: Array | None = None,
+    out: Array | None = None,
 ) -> tuple[Array, BatchStats]:  # fmt: skip
     """Normalise with the batch's own statistics, and update running ones.
 
@@ -97,26 +99,32 @@ def batch_norm_train(
     correction : float
         The batch variance enters the running one as var * count / (count - correction): 1 (default) as in the
         paper and PyTorch, 0 as in ONNX, Keras and Flax.
+    ghost_batch_size : int, optional
+        Samples (entries of axis 0) that share statistics: each run of that many is a ghost batch, the last may be
+        smaller. The results are the same bits as those of one call for each. Running statistics take the merged ones.
 
     Returns
     -------
     y : array like x
         `out` where given, otherwise a new array in x's memory order.
     stats : BatchStats
-        Mean and population variance (float64) and count of the batch; what `batch_norm_backward` asks for.
+        Mean and population variance (float64) and count of the batch; what `batch_norm_backward` asks for. With
+        ghost_batch_size mean and var have shape (ghost batches, C), and count is a tuple; `merge_stats(zip(*stats))`
+        is the whole's.
 
     Raises
     ------
     TypeError
         If an array is of another library, device or dtype than x asks for, or an argument is given by position.
     ValueError
-        If there is one value per channel, a vector has not the length of x's channel axis, a buffer cannot be written,
-        or written memory overlaps an argument. Nothing has been written then.
+        If there is one value per channel (in any ghost batch), a vector has not the length of x's channel axis, a
+        buffer cannot be written, or written memory overlaps an argument. Nothing has been written then.
 
     Notes
     -----
     The paper's Algorithm 1. Running statistics with momentum=None and correction=1 are those of its Algorithm 2. A
-    batch without elements leaves them as they are. What other libraries' layers are here, by their defaults:
+    batch without elements leaves them as they are. Ghost batches: Hoffer, Hubara, Soudry (2017), arXiv 1705.08741. What
+    other libraries' layers are here, by their defaults:
 
     ============  =========================  ============================  ==================  =====================
     argument      PyTorch                    Keras                         Flax                ONNX
@@ -133,9 +141,26 @@ def batch_norm_train(
         raise by_position(batch_norm_train, misplaced)
     call = call_on(x, STATS | NORMALISE, axis, eps, activation)
     call.weight, call.bias, call.residual, call.out = weight, bias, residual, out
+    if ghost_batch_size is not None:
+        call.ghosts = runs("ghost_batch_size", call.problem, ghost_batch_size)
     factor, correction = check.train(call, running_mean, running_var, momentum, num_batches, correction)
+    if call.ghosts is not None:
+        return _in_ghosts(call, running_mean, running_var, factor, correction)
     y, mean, var, _, _, _ = run(call)
     if running_mean is not None and call.count:
         ema_update(running_mean, mean, factor, 1.0)
         ema_update(running_var, var, factor, call.count / (call.count - correction))
     return y, BatchStats(mean, var, call.count)
+
+
+def _in_ghosts(
+    call: Call, running_mean: Array | None, running_var: Array | None, momentum: float, correction: float
+) -> tuple[Array, BatchStats]:
+    """A checked call whose ghost batches have statistics of their own."""
+    y, means, variances, _, _, _ = run_ghosts(call)
+    stats = BatchStats(means, variances, counts(call))  # type: ignore[arg-type]
+    if running_mean is not None and call.count:
+        mean, var, count = merge([(stats.mean[i, ...], stats.var[i, ...], n) for i, n in enumerate(counts(call))])
+        ema_update(running_mean, mean, momentum, 1.0)
+        ema_update(running_var, var, momentum, count / (count - correction))
+    return y, stats

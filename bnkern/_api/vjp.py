@@ -78,7 +78,8 @@ def batch_norm_vjp(
     x: Array, *misplaced: Never, training: bool = True, weight: Array | None = None, bias: Array | None = None,
     running_mean: Array | None = None, running_var: Array | None = None, axis: int = 1, eps: float = 1e-5,
     momentum: float | None = 0.1, num_batches: int | None = None, correction: float = 1,
-    activation: ActivationSpec = None, residual: Array | None = None, out: Array | None = None,
+    ghost_batch_size: int | None = None, activation: ActivationSpec = None, residual: Array | None = None,
+    out: Array | None = None,
 ) -> tuple[Array, BatchStats, VJP]:  # fmt: skip
     """Normalise, and get the function that computes the gradients: nothing has to be said twice.
 
@@ -89,8 +90,8 @@ def batch_norm_vjp(
     training : bool
         True: as `batch_norm_train`, running statistics updated in place where given. False: as `batch_norm_inference`
         with running_mean and running_var, which are required then; the gradient is that with frozen statistics.
-    running_mean, running_var, momentum, num_batches, correction
-        As in `batch_norm_train`; the last three are for training=True.
+    running_mean, running_var, momentum, num_batches, correction, ghost_batch_size
+        As in `batch_norm_train`; the last four are for training=True.
     out : array like x, optional
         Where to write y. Apart from x, which the gradients are computed from.
 
@@ -132,8 +133,10 @@ def batch_norm_vjp(
         stats = BatchStats(copied(running_mean), copied(running_var), None)  # type: ignore[arg-type]
     else:
         options: dict[str, Any] = {"momentum": momentum, "num_batches": num_batches, "correction": correction}
+        options["ghost_batch_size"] = ghost_batch_size
         y, stats = batch_norm_train(x, **forward, **options)
     given = {"weight": weight, "bias": bias, "residual": residual}
     usual = ("x", *(name for name, a in given.items() if a is not None))
-    backward = same | {"frozen": fixed, "y": y if residual is not None and activation is not None else None}
+    backward = same | {"ghost_batch_size": None if fixed else ghost_batch_size}
+    backward |= {"frozen": fixed, "y": y if residual is not None and activation is not None else None}
     return y, stats, VJP(x, stats, usual, backward)

@@ -85,6 +85,10 @@ class Library:
         """`a` in x's memory order, where the library has orders."""
         return a
 
+    def joined(self, pieces: list[Array], x: Array) -> Array:
+        """Pieces of x's first axis as one array like x."""
+        return namespace(x).concat(pieces, axis=0)
+
     def cast(self, v: Array, dtype: Any) -> Array:
         """A vector in another dtype, where no kernel does it."""
         return namespace(v).astype(v, dtype)

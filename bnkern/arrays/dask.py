@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ class Dask(Library):
 
     def widest(self, a: Array) -> Any:
         return np.float64
+
+    def joined(self, pieces: list[Array], x: Array) -> Array:
+        return _dask().concatenate(pieces, axis=0).rechunk(x.chunks)
 
     def cast(self, v: Array, dtype: Any) -> Array:
         return v.map_blocks(_cast, np.dtype(dtype), dtype=dtype, meta=np.empty((0,) * v.ndim, dtype))
@@ -80,6 +84,16 @@ def combined(parts: Array, combine: Callable[..., Any], p: Problem) -> Array:
 def added(parts: Array, p: Problem) -> Array:
     """What `over_chunks` stacked, added up."""
     return parts.sum(axis=_others(p), split_every=8)
+
+
+def reloads() -> bool:
+    """Whether each pass makes its chunks anew, as `dask.config.set({"bnkern.reload": True})` asks."""
+    return bool(sys.modules["dask"].config.get("bnkern.reload", False))
+
+
+def again(a: Array, after: Array) -> Array:
+    """The same array from tasks of its own, of which none begins before `after` is there. What is in memory stays."""
+    return import_module("dask.graph_manipulation").bind(a, after, seed=f"bnkern-{a.name}-{after.name}")
 
 
 def _one(length: int) -> int:

@@ -13,7 +13,7 @@ from bnkern._native import checks as fast
 from bnkern._numbers import count, traced
 from bnkern._words import describe
 from bnkern.arrays.memory import shared
-from bnkern.checks import operands
+from bnkern.checks import ghosts, operands
 from bnkern.checks.parameters import USUAL, USUAL_SET, correction_below, gradients, momentum_factor, switch
 from bnkern.checks.problem import problem as problem  # so that a caller needs this module alone
 
@@ -35,13 +35,19 @@ def inference(call: Call) -> None:
 
 
 def train(
-    call: Call, running_mean: Any, running_var: Any, momentum: Any, num_batches: Any, correction: Any
-) -> tuple[float, float]:
-    """Returns the momentum as a number even where it is None, and the correction as a float."""
+    call: Call, running_mean: Any, running_var: Any, momentum: Any, num_batches: Any, correction: Any,
+    part: bool = False,
+) -> tuple[float, float]:  # fmt: skip
+    """Returns the momentum as a number even where it is None, and the correction as a float.
+
+    Of a part of the batch the count may be anything: what it must be is for the whole to say.
+    """
     p = call.problem
     if p.eps == 0.0:
         raise ValueError("eps: expected a number > 0 in training, where a variance may be 0, got 0")
-    if p.count == 1:
+    if call.ghosts is not None:
+        ghosts.train(call)
+    elif p.count == 1 and not part:
         raise ValueError(
             "x: expected more than one value per channel in training, where a single one has variance 0, "
             f"got shape {p.shape} with axis={p.axis}; give a larger batch, or use batch_norm_inference"
@@ -49,7 +55,8 @@ def train(
     if not fast.vectors(call.x, p.channels, 0, call.weight, call.bias, running_mean, running_var):
         taken = operands.vectors(call, _TRAIN, 0, call.weight, call.bias, running_mean, running_var)
         call.weight, call.bias, running_mean, running_var = taken
-    factor, correction = momentum_factor(momentum, num_batches), correction_below(correction, p.count)
+    factor = momentum_factor(momentum, num_batches)
+    correction = correction_below(correction, 0 if part else p.count)
     if call.residual is not None:
         operands.like_x(call, "residual", call.residual)
     if call.out is not None:
@@ -62,17 +69,24 @@ def train(
     return factor, correction
 
 
-def backward(call: Call, stats: Any, frozen: Any, needs: Any) -> None:
+def backward(call: Call, stats: Any, frozen: Any, needs: Any, part: bool = False) -> None:
+    """`part`: x is a part of the batch, and stats are those of the whole."""
     p, x = call.problem, call.x
     mean, var, number = stats if isinstance(stats, tuple) and len(stats) == 3 else operands.statistics(stats)
     call.mean, call.var = mean, var
-    if not fast.vectors(x, p.channels, 2, mean, var, call.weight, call.bias):
+    if call.ghosts is not None:
+        call.weight, call.bias = operands.vectors(call, _BACKWARD[2:], 0, call.weight, call.bias)
+    elif not fast.vectors(x, p.channels, 2, mean, var, call.weight, call.bias):
         taken = operands.vectors(call, _BACKWARD, 2, mean, var, call.weight, call.bias)
         call.mean, call.var, call.weight, call.bias = taken
     if not fast.twin(x, call.dy):
         operands.like_x(call, "dy", call.dy)
     fixed = frozen if type(frozen) is bool else switch("frozen", frozen)
-    if not fixed and (type(number) is not int or number != p.count):
+    if call.ghosts is not None:
+        ghosts.statistics(call, number, fixed)
+    elif part:
+        call.count = _count_of_whole(call, number)
+    elif not fixed and (type(number) is not int or number != p.count):
         _count_of(p.count, number)
     call.wants(USUAL_SET if type(needs) is tuple and needs == USUAL else gradients(needs), fixed)
     if call.y is not None:

@@ -52,6 +52,11 @@ def _count(name: str, number: Any) -> Any:
     return number if traced(number) else count(name, number)
 
 
+def pair_of_parts(name: str, given: tuple[Any, Any], first: Array) -> None:
+    """Mean and variance of one more part go with those of the first."""
+    _pair(f"{name}.mean", given[0], f"{name}.var", given[1], "what was added before", first)
+
+
 def _pair(mean_name: str, mean: Any, var_name: str, var: Any, ref_name: str, ref: Any) -> None:
     """A mean and a variance: 1-D, as long as `ref`, and of its kind."""
     for name, v in ((mean_name, mean), (var_name, var)):

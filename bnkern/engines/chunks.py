@@ -5,6 +5,9 @@ results do not depend on the scheduler, and agree with those of the whole to rou
 
 Where Dask's workers are threads, the calls for chunks that run side by side share the process's threads, as all calls
 do (docs/threads.md).
+
+Dask holds a chunk as long as a task still needs it: of the array that the second pass reads too, all of them, on disk
+where memory ends. With the Dask option `bnkern.reload` the second pass has tasks of its own that make the chunks again.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from bnkern._call import INPUT_GRAD, NORMALISE, REDUCE, STATS, Call, Problem, Results, new_call
+from bnkern._call import INPUT_GRAD, LIKE_X, NORMALISE, REDUCE, STATS, Call, Problem, Results, new_call
 from bnkern._dtypes import Array
-from bnkern.arrays.dask import added, combined, over_chunks
+from bnkern.arrays.dask import added, again, combined, over_chunks, reloads
 from bnkern.engines import array_api, cpu
 from bnkern.engines.vectors import NUMPY, merge
 
@@ -42,6 +45,9 @@ def run(call: Call) -> Results:
         sum_dy, sum_dy_xhat = sums[0], sums[1]
     terms = {} if call.frozen else {"sum_dy": sum_dy, "sum_dy_xhat": sum_dy_xhat}
     given = call.replaced(mean=mean, var=var, **terms)
+    if call.passes & (STATS | REDUCE) and reloads():
+        first = mean if call.passes & STATS else sum_dy
+        given = given.replaced(**{name: again(a, first) for name, a in given.operands() if name in LIKE_X})
     if call.passes & NORMALISE or (call.passes & INPUT_GRAD and "x" in call.needs):
         out = over_chunks(_elementwise, p, x, *_operands(given), passes=call.passes, how=_how(call))
     if call.dresidual:

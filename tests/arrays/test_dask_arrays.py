@@ -126,3 +126,49 @@ def test_chunks_of_other_libraries_are_refused_by_name():
 def test_a_single_value_per_channel_is_refused_at_once():
     with pytest.raises(ValueError, match="x: expected more than one value per channel"):
         bnkern.batch_norm_train(da.ones((1, 3), chunks=1))
+
+
+# ---------------------------------------------------------------- chunks that are made twice
+
+
+def counted(loads):
+    """Six chunks, and how often each has been made."""
+
+    def load(block_info=None):
+        k = block_info[None]["chunk-location"][0]
+        loads[k] = loads.get(k, 0) + 1
+        return cases.make((4, 3, 5), 1, seed=k).x
+
+    return da.map_blocks(load, chunks=((4,) * 6, 3, 5), dtype="f4", meta=np.empty((0,) * 3, "f4"))
+
+
+@pytest.mark.parametrize("reload", [False, True])
+def test_reload_makes_chunks_anew_for_the_second_pass(reload):
+    """The same bits; and no chunk of the second pass before the statistics are there."""
+    loads = {}
+    x = counted(loads)
+    with dask.config.set({"bnkern.reload": reload}):
+        y, _ = bnkern.batch_norm_train(x)
+    got = computed(y)[0]
+    assert loads == dict.fromkeys(range(6), 2 if reload else 1)
+    assert same_bits(got, computed(bnkern.batch_norm_train(x)[0])[0])
+    loads.clear()
+    stats = bnkern.BatchStats(*computed(*bnkern.batch_stats(x)[:2]), 120)
+    loads.clear()
+    lent = stats._replace(mean=da.from_array(stats.mean), var=da.from_array(stats.var))
+    with dask.config.set({"bnkern.reload": reload}):
+        grads = bnkern.batch_norm_backward(x, x, lent)
+    dx = computed(grads.dx)[0]
+    assert loads == dict.fromkeys(range(6), 2 if reload else 1)
+    assert same_bits(dx, computed(bnkern.batch_norm_backward(x, x, lent).dx)[0])
+
+
+def test_reload_takes_what_is_in_memory_from_there():
+    loads = {}
+    with dask.config.set(scheduler="synchronous"):
+        x = counted(loads).persist()
+    loads.clear()
+    with dask.config.set({"bnkern.reload": True}):
+        y, _ = bnkern.batch_norm_train(x)
+    computed(y)
+    assert loads == {}
