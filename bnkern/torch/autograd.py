@@ -20,14 +20,14 @@ Grads = tuple[Tensor | None, ...]
 # ---------------------------------------------------------------- first order
 
 
-def _setup_train(ctx: Any, inputs: Any, output: Any) -> None:
+def setup_train(ctx: Any, inputs: Any, output: Any) -> None:
     x, weight, bias, residual, *how = inputs
     y, mean, var = output
     ctx.mark_non_differentiable(mean, var)
     _remember(ctx, x, mean, var, weight, bias, residual, y, how)
 
 
-def _setup_inference(ctx: Any, inputs: Any, output: Any) -> None:
+def setup_inference(ctx: Any, inputs: Any, output: Any) -> None:
     x, mean, var, weight, bias, residual, *how = inputs
     _remember(ctx, x, mean, var, weight, bias, residual, output, how)
 
@@ -39,12 +39,12 @@ def _remember(ctx: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, res
     ctx.save_for_backward(x, mean, var, weight, bias, y if residual is not None and how[1] else None)
 
 
-def _train_backward(ctx: Any, dy: Tensor | None, dmean: None, dvar: None) -> Grads:
+def train_backward(ctx: Any, dy: Tensor | None, dmean: None, dvar: None) -> Grads:
     need = ctx.needs_input_grad
     return *_gradients(ctx, dy, False, need[:4]), None, None, None
 
 
-def _inference_backward(ctx: Any, dy: Tensor | None) -> Grads:
+def inference_backward(ctx: Any, dy: Tensor | None) -> Grads:
     need = ctx.needs_input_grad
     dx, *others = _gradients(ctx, dy, True, (need[0], *need[3:6]))
     return dx, None, None, *others, None, None, None
@@ -57,15 +57,22 @@ def _gradients(ctx: Any, dy: Tensor | None, frozen: bool, need: tuple[bool, ...]
     computed = (*need[:3], need[3] and active)
     found: Grads = (None, None, None, None)
     if any(computed):
-        found = ops.batch_norm_backward(dy, *ctx.saved_tensors, *ctx.how, frozen, *computed)
+        found = _apply_backward()(dy, *ctx.saved_tensors, *ctx.how, frozen, *computed)
     dx, dweight, dbias, dresidual = (g if needed else None for g, needed in zip(found, computed, strict=True))
     return dx, dweight, dbias, dy if need[3] and not active else dresidual
+
+
+def _apply_backward() -> Any:
+    """The operator, or under torch.func what can be differentiated there."""
+    from bnkern.torch import functorch  # which is made of this module
+
+    return functorch.batch_norm_backward if functorch.transformed() else ops.batch_norm_backward
 
 
 # ---------------------------------------------------------------- second order
 
 
-def _setup_backward(ctx: Any, inputs: Any, output: Any) -> None:
+def setup_backward(ctx: Any, inputs: Any, output: Any) -> None:
     *tensors, eps, activation, slope, frozen, need_x, need_weight, need_bias, need_residual = inputs
     ctx.set_materialize_grads(False)
     needed = (need_x, need_weight, need_bias, need_residual)
@@ -74,7 +81,7 @@ def _setup_backward(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(*tensors)
 
 
-def _backward_backward(ctx: Any, v: Any, p: Any, q: Any, u: Any) -> Grads:
+def backward_backward(ctx: Any, v: Any, p: Any, q: Any, u: Any) -> Grads:
     need = ctx.needs_input_grad
     ddy, dx, dweight = second_order(*ctx.saved_tensors, *ctx.how, v, p, q, u)
     return (
@@ -149,6 +156,6 @@ def _behind(activation: str, slope: float, x: Any, mean: Any, var: Any, weight: 
     return lambda a: rule(torch, z, a, slope)
 
 
-ops.batch_norm_train.register_autograd(_train_backward, setup_context=_setup_train)
-ops.batch_norm_inference.register_autograd(_inference_backward, setup_context=_setup_inference)
-ops.batch_norm_backward.register_autograd(_backward_backward, setup_context=_setup_backward)
+ops.batch_norm_train.register_autograd(train_backward, setup_context=setup_train)
+ops.batch_norm_inference.register_autograd(inference_backward, setup_context=setup_inference)
+ops.batch_norm_backward.register_autograd(backward_backward, setup_context=setup_backward)

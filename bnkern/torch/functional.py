@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from bnkern._activations import ActivationSpec
-from bnkern.torch import ops
+from bnkern.torch import functorch, ops
 
 
 def batch_norm(
@@ -65,6 +65,7 @@ def batch_norm(
             residual=residual, num_batches_tracked=num_batches_tracked,
         )  # fmt: skip
     name, slope = _parsed(activation)
+    apply = functorch if functorch.transformed() else ops
     if residual is not None and (residual.shape != input.shape or residual.dtype != input.dtype):
         y = batch_norm(
             input, running_mean, running_var, weight, bias, training, momentum, eps,
@@ -77,13 +78,13 @@ def batch_norm(
                 "running_mean, running_var: expected tensors with training=False, whose statistics are theirs, got None; "
                 "give them, or training=True"
             )
-        return ops.batch_norm_inference(input, running_mean, running_var, weight, bias, residual, eps, name, slope)
+        return apply.batch_norm_inference(input, running_mean, running_var, weight, bias, residual, eps, name, slope)
     count = _count(input)
     if momentum is None and num_batches_tracked is None and running_mean is not None:
         raise ValueError("num_batches_tracked: expected a tensor with momentum=None (cumulative average), got None")
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean, running_var: expected both or neither, got one")
-    y, mean, var = ops.batch_norm_train(input, weight, bias, residual, eps, name, slope)
+    y, mean, var = apply.batch_norm_train(input, weight, bias, residual, eps, name, slope)
     if running_mean is not None and running_var is not None and updates_running():
         ops.update_running(running_mean, running_var, mean, var, count, momentum, num_batches_tracked)
     return y

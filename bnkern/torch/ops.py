@@ -17,6 +17,8 @@ from bnkern._api.backward import batch_norm_backward as _backward
 from bnkern._api.forward import batch_norm_inference as _inference
 from bnkern._api.forward import batch_norm_train as _train
 from bnkern._api.parts import update_running as _update
+from bnkern._vectors import ema_update
+from bnkern.checks.parameters import momentum_factor
 
 NEEDS = ("x", "weight", "bias", "residual")
 
@@ -75,10 +77,21 @@ def update_running(
 ) -> None:  # fmt: skip
     """Moves running statistics towards a batch's; momentum None is the average over `num_batches` batches."""
     batches = None if momentum is not None or num_batches is None else int(num_batches)
-    options = {"momentum": momentum, "num_batches": batches}
-    new = _update((mean, var, count), running_mean=running_mean, running_var=running_var, **options)  # type: ignore[arg-type]
+    if count > 1 and all(_plain(buffer, mean) for buffer in (running_mean, running_var)):
+        factor = momentum_factor(momentum, batches)
+        ema_update(running_mean, mean, factor, 1.0)
+        ema_update(running_var, var, factor, count / (count - 1))
+        return
+    given = {"running_mean": running_mean, "running_var": running_var, "momentum": momentum, "num_batches": batches}
+    new = _update((mean, var, count), **given)  # type: ignore[arg-type]  # finds the words for what does not fit
     running_mean.copy_(new[0])
     running_var.copy_(new[1])
+
+
+def _plain(buffer: Tensor, like: Tensor) -> bool:
+    """Whether a buffer can be written where it lies without a further question."""
+    fits = type(buffer) is Tensor and buffer.shape == like.shape and buffer.device == like.device
+    return fits and buffer.is_contiguous() and buffer.dtype in (torch.float32, torch.float64)
 
 
 @batch_norm_train.register_fake

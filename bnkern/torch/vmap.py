@@ -34,7 +34,7 @@ def _apart(result: Tensor, size: int) -> Tensor:
     return result.unflatten(1 if result.dim() > 1 else 0, (size, -1))
 
 
-def _train(info: Any, dims: Any, x: Any, weight: Any, bias: Any, residual: Any, *how: Any) -> Any:
+def train(info: Any, dims: Any, x: Any, weight: Any, bias: Any, residual: Any, *how: Any) -> Any:
     b = info.batch_size
     y, mean, var = ops.batch_norm_train(
         _like_x(x, dims[0], b), _per_channel(weight, dims[1], b), _per_channel(bias, dims[2], b),
@@ -43,14 +43,14 @@ def _train(info: Any, dims: Any, x: Any, weight: Any, bias: Any, residual: Any, 
     return (_apart(y, b), _apart(mean, b), _apart(var, b)), (1, 0, 0)
 
 
-def _inference(info: Any, dims: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, residual: Any, *how: Any) -> Any:
+def inference(info: Any, dims: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, residual: Any, *how: Any) -> Any:
     b = info.batch_size
     vectors = (_per_channel(v, d, b) for v, d in zip((mean, var, weight, bias), dims[1:5], strict=True))
     y = ops.batch_norm_inference(_like_x(x, dims[0], b), *vectors, _like_x(residual, dims[5], b), *how)
     return _apart(y, b), 1
 
 
-def _backward(info: Any, dims: Any, dy: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, y: Any, *how: Any) -> Any:
+def backward(info: Any, dims: Any, dy: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, y: Any, *how: Any) -> Any:
     b = info.batch_size
     vectors = (_per_channel(v, d, b) for v, d in zip((mean, var, weight, bias), dims[2:6], strict=True))
     arrays = (_like_x(a, d, b) for a, d in zip((dy, x), dims[:2], strict=True))
@@ -61,7 +61,7 @@ def _backward(info: Any, dims: Any, dy: Any, x: Any, mean: Any, var: Any, weight
     return outputs, tuple(d if n else None for d, n in zip(where, needed, strict=True))
 
 
-def _update(info: Any, dims: Any, running_mean: Any, running_var: Any, mean: Any, var: Any, count: int, *how: Any) -> Any:
+def update(info: Any, dims: Any, running_mean: Any, running_var: Any, mean: Any, var: Any, count: int, *how: Any) -> Any:
     momentum, num_batches = how
     if None in dims[:2]:
         raise RuntimeError(
@@ -77,7 +77,7 @@ def _update(info: Any, dims: Any, running_mean: Any, running_var: Any, mean: Any
     return None, None
 
 
-torch.library.register_vmap("bnkern::batch_norm_train", _train)
-torch.library.register_vmap("bnkern::batch_norm_inference", _inference)
-torch.library.register_vmap("bnkern::batch_norm_backward", _backward)
-torch.library.register_vmap("bnkern::update_running", _update)
+torch.library.register_vmap("bnkern::batch_norm_train", train)
+torch.library.register_vmap("bnkern::batch_norm_inference", inference)
+torch.library.register_vmap("bnkern::batch_norm_backward", backward)
+torch.library.register_vmap("bnkern::update_running", update)
