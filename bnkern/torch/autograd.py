@@ -1,7 +1,8 @@
 """Gradients of the operators, and the gradients of those.
 
-First order: the kernels, by the operator `batch_norm_backward`. Second order: plain PyTorch, out of place, in float64, so
-that it can be differentiated again. For that it computes the statistics from x anew: the saved ones know nothing of x.
+First order: the kernels, by the operator `batch_norm_backward`. Second order: plain PyTorch, out of place, in float64,
+so that it can be differentiated again. For that it computes the statistics from x anew: the saved ones know nothing
+of x.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bnkern._activations import BY_NAME
-from bnkern.torch import ops
+from bnkern.torch import functorch, ops, vmap
 
 Grads = tuple[Tensor | None, ...]
 
@@ -57,16 +58,9 @@ def _gradients(ctx: Any, dy: Tensor | None, frozen: bool, need: tuple[bool, ...]
     computed = (*need[:3], need[3] and active)
     found: Grads = (None, None, None, None)
     if any(computed):
-        found = _apply_backward()(dy, *ctx.saved_tensors, *ctx.how, frozen, *computed)
+        found = called("batch_norm_backward")(dy, *ctx.saved_tensors, *ctx.how, frozen, *computed)
     dx, dweight, dbias, dresidual = (g if needed else None for g, needed in zip(found, computed, strict=True))
     return dx, dweight, dbias, dy if need[3] and not active else dresidual
-
-
-def _apply_backward() -> Any:
-    """The operator, or under torch.func what can be differentiated there."""
-    from bnkern.torch import functorch  # which is made of this module
-
-    return functorch.batch_norm_backward if functorch.transformed() else ops.batch_norm_backward
 
 
 # ---------------------------------------------------------------- second order
@@ -83,7 +77,11 @@ def setup_backward(ctx: Any, inputs: Any, output: Any) -> None:
 
 def backward_backward(ctx: Any, v: Any, p: Any, q: Any, u: Any) -> Grads:
     need = ctx.needs_input_grad
-    ddy, dx, dweight = second_order(*ctx.saved_tensors, *ctx.how, v, p, q, u)
+    dy, x, mean, var, weight, bias, y = ctx.saved_tensors
+    eps, activation, slope, frozen = ctx.how
+    ddy, dx, dweight = second_order(
+        dy, x, mean, var, weight, bias, y, eps, activation, slope, frozen, v, p, q, u
+    )  # fmt: skip
     return (
         ddy if need[0] else None, dx if need[1] else None, None, None, dweight if need[4] else None, *[None] * 10
     )  # fmt: skip
@@ -96,11 +94,11 @@ def second_order(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients with respect to dy, x and weight of <v, dx> + <p, dweight> + <q, dbias> + <u, dresidual>.
 
-    With r = 1 / sqrt(var + eps), xhat = (x - mean) * r, S the mean over a channel, and P(a) = a - S(a) - xhat * S(a * xhat)
-    (with frozen statistics P(a) = a): dx = weight * r * P(g), dweight = sum g * xhat, dbias = sum g, dresidual = g. P is
-    its own adjoint, so the gradient with respect to g is weight * r * P(v) + p * xhat + q + u. x acts through xhat, by
-    h = p * g - weight * r * (S(g * xhat) * v + S(v * xhat) * g), and through r. An activation is linear in pieces: g is
-    dy times a constant, which has no gradient of its own.
+    With r = 1 / sqrt(var + eps), xhat = (x - mean) * r, S the mean over a channel, and P(a) = a - S(a) - xhat *
+    S(a * xhat), with frozen statistics P(a) = a: dx = weight * r * P(g), dweight = sum g * xhat, dbias = sum g, and
+    dresidual = g. P is its own adjoint, so the gradient with respect to g is weight * r * P(v) + p * xhat + q + u. x
+    acts through xhat, by h = p * g - weight * r * (S(g * xhat) * v + S(v * xhat) * g), and through r. An activation is
+    linear in pieces: g is dy times a constant, which has no gradient of its own.
     """
     wide = torch.float32 if x.device.type == "mps" else torch.float64
     axes = [a for a in range(x.dim()) if a != 1]
@@ -146,7 +144,9 @@ def second_order(
     return behind(to_g).to(dy.dtype), dx.to(x.dtype), dweight
 
 
-def _behind(activation: str, slope: float, x: Any, mean: Any, var: Any, weight: Any, bias: Any, y: Any, eps: float) -> Any:
+def _behind(
+    activation: str, slope: float, x: Any, mean: Any, var: Any, weight: Any, bias: Any, y: Any, eps: float
+) -> Any:
     """The activation's gradient, as a linear function; by z as the forward stored it, to the bit."""
     if not activation:
         return lambda a: a
@@ -159,3 +159,21 @@ def _behind(activation: str, slope: float, x: Any, mean: Any, var: Any, weight: 
 ops.batch_norm_train.register_autograd(train_backward, setup_context=setup_train)
 ops.batch_norm_inference.register_autograd(inference_backward, setup_context=setup_inference)
 ops.batch_norm_backward.register_autograd(backward_backward, setup_context=setup_backward)
+
+
+# ---------------------------------------------------------------- how an operator is called
+
+_TWINS = {
+    "batch_norm_train": functorch.function(ops.batch_norm_train, train_backward, setup_train, vmap.train),
+    "batch_norm_inference": functorch.function(
+        ops.batch_norm_inference, inference_backward, setup_inference, vmap.inference
+    ),
+    "batch_norm_backward": functorch.function(
+        ops.batch_norm_backward, backward_backward, setup_backward, vmap.backward
+    ),
+}
+
+
+def called(name: str) -> Any:
+    """The operator, or under torch.func its twin."""
+    return _TWINS[name] if functorch.transformed() else getattr(ops, name)

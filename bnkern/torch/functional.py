@@ -1,4 +1,4 @@
-"""`batch_norm` with the signature and the meaning of torch.nn.functional's, on bnkern's kernels, recorded by autograd."""
+"""`batch_norm` with the signature and the meaning of torch.nn.functional's, on bnkern's kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from bnkern._activations import ActivationSpec
-from bnkern.torch import functorch, ops
+from bnkern.torch import autograd, ops
 
 
 def batch_norm(
@@ -55,8 +55,8 @@ def batch_norm(
 
     Notes
     -----
-    Gradients, also second ones, are those of the formulas in section 3 of the paper (arXiv 1502.03167). mean and var are
-    float64 on CPU and CUDA whatever input's dtype is.
+    Gradients, also second ones, are those of section 3 of the paper (arXiv 1502.03167). The batch's mean and variance
+    are float64 on CPU and CUDA, whatever input's dtype is.
     """
     if has_torch_function_variadic(input, running_mean, running_var, weight, bias, residual):
         return handle_torch_function(
@@ -65,26 +65,27 @@ def batch_norm(
             residual=residual, num_batches_tracked=num_batches_tracked,
         )  # fmt: skip
     name, slope = _parsed(activation)
-    apply = functorch if functorch.transformed() else ops
-    if residual is not None and (residual.shape != input.shape or residual.dtype != input.dtype):
+    if not is_like(residual, input):
         y = batch_norm(
             input, running_mean, running_var, weight, bias, training, momentum, eps,
             num_batches_tracked=num_batches_tracked,
         )  # fmt: skip
-        return activated(y + residual, name, slope)
+        return activated(y + residual, activation)
     if not training:
         if running_mean is None or running_var is None:
             raise RuntimeError(
-                "running_mean, running_var: expected tensors with training=False, whose statistics are theirs, got None; "
+                "running_mean, running_var: expected tensors with training=False, which normalises by them, got None; "
                 "give them, or training=True"
             )
-        return apply.batch_norm_inference(input, running_mean, running_var, weight, bias, residual, eps, name, slope)
+        return autograd.called("batch_norm_inference")(
+            input, running_mean, running_var, weight, bias, residual, eps, name, slope
+        )
     count = _count(input)
     if momentum is None and num_batches_tracked is None and running_mean is not None:
         raise ValueError("num_batches_tracked: expected a tensor with momentum=None (cumulative average), got None")
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean, running_var: expected both or neither, got one")
-    y, mean, var = apply.batch_norm_train(input, weight, bias, residual, eps, name, slope)
+    y, mean, var = autograd.called("batch_norm_train")(input, weight, bias, residual, eps, name, slope)
     if running_mean is not None and running_var is not None and updates_running():
         ops.update_running(running_mean, running_var, mean, var, count, momentum, num_batches_tracked)
     return y
@@ -111,14 +112,20 @@ def _parsed(activation: ActivationSpec) -> tuple[str, float]:
     return activation, 0.0
 
 
-def activated(z: Tensor, name: str, slope: float) -> Tensor:
+def is_like(residual: Tensor | None, input: Tensor) -> bool:
+    """Whether the kernels can add it, or there is none: what is of another shape or dtype is added as PyTorch adds."""
+    if residual is None:
+        return True
+    return isinstance(residual, Tensor) and residual.shape == input.shape and residual.dtype == input.dtype
+
+
+def activated(z: Tensor, activation: ActivationSpec) -> Tensor:
     """The activation as PyTorch computes it, where it cannot be fused."""
-    functional = torch.nn.functional
-    if name == "relu":
-        return functional.relu(z)
-    if name == "relu6":
-        return functional.relu6(z)
-    return functional.leaky_relu(z, slope) if name == "leaky_relu" else z
+    if isinstance(activation, tuple):
+        return torch.nn.functional.leaky_relu(z, activation[1])
+    if activation == "relu6":
+        return torch.nn.functional.relu6(z)
+    return z if activation is None else torch.nn.functional.relu(z)
 
 
 class _Paused(threading.local):
@@ -131,15 +138,15 @@ _paused = _Paused()
 
 
 def updates_running() -> bool:
-    """Whether running statistics are updated here. A compiled graph has no such blocks: what it repeats has no writes."""
+    """Whether running statistics are updated here. Compiled graphs have no such blocks: they repeat no writes."""
     return torch.compiler.is_compiling() or not _paused.depth
 
 
 class no_running_update:
     """Context manager: in the block, in this thread, layers in training leave their running statistics as they are.
 
-    Batches are not counted either. For a forward pass that repeats another one (`checkpoint_contexts`), or one on data that
-    is not to be remembered. Graphs of torch.compile do not see the block.
+    Batches are not counted either. For a forward pass that repeats another one (`checkpoint_contexts`), or one on data
+    that is not to be remembered. Graphs of torch.compile do not see the block.
     """
 
     def __enter__(self) -> no_running_update:

@@ -1,17 +1,16 @@
-"""The operators under torch.func: grad, vjp, jacrev and their mixtures with vmap.
+"""Operators under torch.func: grad, vjp, jacrev and their mixtures with vmap.
 
 torch.func differentiates an autograd.Function that has setup_context, which the one that torch.library makes of an
-operator has not (PyTorch 2.13). Here is one for each operator, of the same functions; outside torch.func the operators
-are called as they are.
+operator has not (PyTorch 2.13). `function` makes such a one, of the same parts; outside torch.func the operators are
+called as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-
-from bnkern.torch import autograd, ops, vmap
 
 
 def transformed() -> bool:
@@ -19,8 +18,10 @@ def transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-def _function(op: Any, backward: Any, setup_context: Any, rule: Any) -> Any:
-    def setup(ctx: Any, inputs: Any, output: Any) -> None:
+def function(op: Any, backward: Any, setup_context: Any, rule: Any) -> Callable[..., Any]:
+    """A twin of the operator that torch.func differentiates."""
+
+    def setup(ctx: Any, inputs: Any, output: Any) -> None:  # by these names, whatever those of the other are
         setup_context(ctx, inputs, output)
 
     members = {
@@ -29,13 +30,5 @@ def _function(op: Any, backward: Any, setup_context: Any, rule: Any) -> Any:
         "backward": staticmethod(backward),
         "vmap": staticmethod(rule),
     }
-    return type(f"Function_{op._name}", (torch.autograd.Function,), members).apply  # type: ignore[attr-defined]
-
-
-batch_norm_train = _function(ops.batch_norm_train, autograd.train_backward, autograd.setup_train, vmap.train)
-batch_norm_inference = _function(
-    ops.batch_norm_inference, autograd.inference_backward, autograd.setup_inference, vmap.inference
-)
-batch_norm_backward = _function(
-    ops.batch_norm_backward, autograd.backward_backward, autograd.setup_backward, vmap.backward
-)
+    made: Any = type(f"Function_{op._name}", (torch.autograd.Function,), members)
+    return made.apply

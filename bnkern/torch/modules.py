@@ -29,18 +29,20 @@ class FusedForward:
             _activations.parse(activation)
             self.activation = activation
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Normalise `input`; add `residual`, if given, and apply the activation."""
+    def forward(self, input: Tensor, residual: Tensor | None = None, activation: ActivationSpec = None) -> Tensor:
+        """Normalise `input`; add `residual`, if given, and apply the activation: this call's, else the layer's."""
         module: Any = self
         module._check_input_dim(input)
-        return self._normalised(input, residual, module._count_batch())
+        return self._normalised(input, residual, activation, module._count_batch())
 
-    def _normalised(self, input: Tensor, residual: Tensor | None, tracked: bool) -> Tensor:
+    def _normalised(self, input: Tensor, residual: Tensor | None, activation: ActivationSpec, tracked: bool) -> Tensor:
         module: Any = self
-        buffers = (module.running_mean, module.running_var) if tracked or not module.training else (None, None)
+        used = tracked or not module.training
+        mean, var = (module.running_mean, module.running_var) if used else (None, None)
         return batch_norm(
-            input, *buffers, module.weight, module.bias, module._by_batch(), module.momentum, module.eps,
-            activation=module.activation, residual=residual, num_batches_tracked=module.num_batches_tracked,
+            input, mean, var, module.weight, module.bias, module._by_batch(), module.momentum, module.eps,
+            activation=module.activation if activation is None else activation, residual=residual,
+            num_batches_tracked=module.num_batches_tracked,
         )  # fmt: skip
 
     def _by_batch(self) -> bool:

@@ -2,8 +2,8 @@
 
 Each is a pure function of tensors but `update_running`, which writes two buffers and returns nothing. They are apart
 because PyTorch lets an operator be differentiated or write, not both; this way compile and export know exactly what
-is written, a checkpoint can repeat the calculation without the write, and functorch can map both. What depends on values
-(a count of batches) is read inside an operator, so no graph breaks on it.
+is written, a checkpoint can repeat the calculation without the write, and functorch can map both. What depends on
+values (a count of batches) is read inside an operator, so no graph breaks on it.
 
 Schemas are made of the annotations: keep them plain. `activation` is "" where there is none; `slope` is leaky_relu's.
 Gradients stand in autograd.py, the rules for vmap in vmap.py.
@@ -41,7 +41,7 @@ def batch_norm_inference(
 ) -> Tensor:  # fmt: skip
     """y by given statistics."""
     given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    y = _inference(x, **given, eps=eps, activation=spec_of(activation, slope), residual=residual)  # type: ignore[arg-type]
+    y = _inference(x, **given, eps=eps, activation=spec_of(activation, slope), residual=residual)
     return _strided(y, x)
 
 
@@ -83,7 +83,7 @@ def update_running(
         ema_update(running_var, var, factor, count / (count - 1))
         return
     given = {"running_mean": running_mean, "running_var": running_var, "momentum": momentum, "num_batches": batches}
-    new = _update((mean, var, count), **given)  # type: ignore[arg-type]  # finds the words for what does not fit
+    new = _update((mean, var, count), **given)  # finds the words for what does not fit
     running_mean.copy_(new[0])
     running_var.copy_(new[1])
 
@@ -108,8 +108,11 @@ def _(x, running_mean, running_var, weight, bias, residual, eps, activation, slo
 def _(dy, x, mean, var, weight, bias, y, eps, activation, slope, frozen, *wanted):  # type: ignore[no-untyped-def]
     given = weight if weight is not None else bias
     dtype = given.dtype if given is not None else x.dtype if x.dtype.itemsize >= 4 else torch.float32
-    made = (lambda: torch.empty_like(x), lambda: _vector(x, dtype), lambda: _vector(x, dtype), lambda: torch.empty_like(x))
-    return tuple(make() if needed else x.new_empty(0) for make, needed in zip(made, wanted, strict=True))
+    like_x = (True, False, False, True)
+    return tuple(
+        x.new_empty(0) if not needed else torch.empty_like(x) if like else _vector(x, dtype)
+        for like, needed in zip(like_x, wanted, strict=True)
+    )
 
 
 @update_running.register_fake

@@ -1,7 +1,7 @@
 """torch.vmap: each mapped element is a batch of its own, with statistics of its own.
 
-The mapped axis becomes part of the channels, (N, B * C, ...), and one call of the kernels computes all elements. Running
-statistics must be mapped as well: one buffer cannot take the updates of several batches.
+The mapped axis becomes part of the channels, (N, B * C, ...), and one call of the kernels computes all elements.
+Running statistics must be mapped as well: one buffer cannot take the updates of several batches.
 """
 
 from __future__ import annotations
@@ -43,14 +43,18 @@ def train(info: Any, dims: Any, x: Any, weight: Any, bias: Any, residual: Any, *
     return (_apart(y, b), _apart(mean, b), _apart(var, b)), (1, 0, 0)
 
 
-def inference(info: Any, dims: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, residual: Any, *how: Any) -> Any:
+def inference(
+    info: Any, dims: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, residual: Any, *how: Any
+) -> Any:
     b = info.batch_size
     vectors = (_per_channel(v, d, b) for v, d in zip((mean, var, weight, bias), dims[1:5], strict=True))
     y = ops.batch_norm_inference(_like_x(x, dims[0], b), *vectors, _like_x(residual, dims[5], b), *how)
     return _apart(y, b), 1
 
 
-def backward(info: Any, dims: Any, dy: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, y: Any, *how: Any) -> Any:
+def backward(
+    info: Any, dims: Any, dy: Any, x: Any, mean: Any, var: Any, weight: Any, bias: Any, y: Any, *how: Any
+) -> Any:
     b = info.batch_size
     vectors = (_per_channel(v, d, b) for v, d in zip((mean, var, weight, bias), dims[2:6], strict=True))
     arrays = (_like_x(a, d, b) for a, d in zip((dy, x), dims[:2], strict=True))
@@ -61,12 +65,14 @@ def backward(info: Any, dims: Any, dy: Any, x: Any, mean: Any, var: Any, weight:
     return outputs, tuple(d if n else None for d, n in zip(where, needed, strict=True))
 
 
-def update(info: Any, dims: Any, running_mean: Any, running_var: Any, mean: Any, var: Any, count: int, *how: Any) -> Any:
+def update(
+    info: Any, dims: Any, running_mean: Any, running_var: Any, mean: Any, var: Any, count: int, *how: Any
+) -> Any:
     momentum, num_batches = how
     if None in dims[:2]:
         raise RuntimeError(
-            "running_mean, running_var: expected buffers that torch.vmap maps too, one for each element, got shared ones, "
-            "which cannot take the updates of several batches; stack them (torch.func.stack_module_state), use "
+            "running_mean, running_var: expected buffers that torch.vmap maps too, one for each element, got shared "
+            "ones, which cannot take the updates of several batches; stack them (torch.func.stack_module_state), use "
             "track_running_stats=False, or call under bnkern.torch.no_running_update()"
         )
     given = (running_mean, running_var, mean, var, num_batches)
