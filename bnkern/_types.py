@@ -24,7 +24,8 @@ class BatchStats(NamedTuple):
         Population (biased) variance of each channel: the sum of squared deviations over `count`.
     count : int
         Values per channel; 0 for a batch without elements, whose mean and var are zeros and mean nothing. None beside
-        running statistics, as `batch_norm_vjp` returns them with training=False.
+        running statistics, as `batch_norm_vjp` returns them with training=False. Of ghost batches a tuple with an
+        entry for each, as mean and var have a row for each; `merge_stats(zip(*stats))` is the whole's.
     """
 
     mean: Array

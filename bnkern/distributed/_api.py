@@ -20,7 +20,7 @@ from bnkern.checks import calls as check
 from bnkern.checks.ghosts import runs
 from bnkern.checks.parameters import correction_below
 from bnkern.checks.problem import call_on
-from bnkern.distributed._exchange import Gather, Part, added, exchanged, merged
+from bnkern.distributed._exchange import Part, added, exchanged, merged
 from bnkern.distributed._mpi import gather_of
 
 Comm = Any  # an mpi4py communicator, or a Gather
@@ -200,6 +200,3 @@ def wrapped(v: np.ndarray, x: Array) -> Array:
     """A vector as x's kind of array."""
     adapter = route_of(x).adapter
     return v if adapter is None else adapter.wrap(v, x)
-
-
-__all__ = ["Gather", "batch_norm_backward", "batch_norm_train"]

@@ -75,7 +75,7 @@ def _joined(pieces: list[Array], x: Array) -> Array | None:
 def _stacked(vectors: list[Array]) -> Array | None:
     if not vectors:
         return None
-    return np.stack(vectors) if type(vectors[0]) is _ndarray else namespace(vectors[0]).stack(vectors)
+    return np.array(vectors) if type(vectors[0]) is _ndarray else namespace(vectors[0]).stack(vectors)
 
 
 def _added(vectors: list[Array]) -> Array | None:

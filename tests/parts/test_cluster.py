@@ -68,3 +68,15 @@ def test_accumulators_come_back_from_the_workers(found):
     np.testing.assert_allclose(got["mean"], want.mean, rtol=1e-6)
     np.testing.assert_allclose(got["var"], want.var, rtol=1e-6)
     assert got["same"]
+
+
+def test_the_example_runs(tmp_path):
+    """examples/dask_cluster.py, on a little data: what it prints is right, and each worker's memory is told."""
+    example = str(support.TESTS.parent / "examples" / "dask_cluster.py")
+    arguments = ["--memory", "250", "--times", "0.2"]
+    code = f"import runpy, sys; sys.argv = {[example, *arguments]!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    told = support.run_python(code, cwd=tmp_path, timeout=400).stdout
+    assert "in 12 chunks, 2 workers of 250 MB" in told
+    assert "100% Completed" in told
+    assert "variances 0.999" in told
+    assert told.count("MB at its peak") == 2

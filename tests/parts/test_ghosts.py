@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import bnkern
 
 ALL = ("x", "weight", "bias", "residual")
-SHAPES = [((7, 6, 5), 1), ((7, 5, 6), -1), ((8, 4), 1), ((4, 2, 3, 5), 2)]
+SHAPES = [((7, 6, 5), 1), ((8, 4), -1), ((4, 2, 3, 5), 2)]
 
 
 def runs(samples, size):
@@ -56,7 +56,7 @@ def in_separate_calls(size, axis, relu):
 
 
 @pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
-@pytest.mark.parametrize("size", [2, 3, 100])
+@pytest.mark.parametrize("size", [3, 100])
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=cases.label)
 def test_one_call_is_separate_calls(backend, shape, axis, size, relu):
     case = cases.make(shape, axis)
