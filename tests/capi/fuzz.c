@@ -21,8 +21,22 @@ static int64_t below(int64_t n) { return (int64_t)(next() % (uint64_t)n); }
 
 static int64_t wild(void)
 {
-    static const int64_t numbers[] = {0, 1, -1, 2, 63, 64, 65, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, (int64_t)1 << 59,
-                                      (int64_t)1 << 60, -((int64_t)1 << 60), (int64_t)1 << 62, 3};
+    static const int64_t numbers[] = {0,
+                                      1,
+                                      -1,
+                                      2,
+                                      63,
+                                      64,
+                                      65,
+                                      INT32_MAX,
+                                      INT32_MIN,
+                                      INT64_MAX,
+                                      INT64_MIN,
+                                      (int64_t)1 << 59,
+                                      (int64_t)1 << 60,
+                                      -((int64_t)1 << 60),
+                                      (int64_t)1 << 62,
+                                      3};
     return numbers[below(16)];
 }
 

@@ -69,7 +69,8 @@ static void step(results *r, int order)
 {
     float *x = array(order, 13), *dy = array(order, 29), *residual = array(order, 31), *y = array(order, 1);
     float *dx = array(order, 1), *dresidual = array(order, 1), *applied = array(order, 1), *again = array(order, 1);
-    bnkern_tensor x_ = tensor(x, order, 32, 0), dy_ = tensor(dy, order, 32, 0), residual_ = tensor(residual, order, 32, 0);
+    bnkern_tensor x_ = tensor(x, order, 32, 0), dy_ = tensor(dy, order, 32, 0),
+                  residual_ = tensor(residual, order, 32, 0);
     bnkern_tensor y_ = tensor(y, order, 32, 0), dx_ = tensor(dx, order, 32, 0), again_ = tensor(again, order, 32, 0);
     bnkern_tensor dresidual_ = tensor(dresidual, order, 32, 0), applied_ = tensor(applied, order, 32, 0);
     bnkern_tensor mean = tensor(r->mean, 0, 64, 1), var = tensor(r->var, 0, 64, 1);
@@ -94,7 +95,8 @@ static void step(results *r, int order)
     must(r, bn->stats, &call);
     must(r, bn->update_running, &call);
     free(x), free(dy), free(residual);
-    keep(r->y, y, order), keep(r->dx, dx, order), keep(r->dresidual, dresidual, order), keep(r->applied, applied, order);
+    keep(r->y, y, order), keep(r->dx, dx, order), keep(r->dresidual, dresidual, order),
+        keep(r->applied, applied, order);
     keep(r->again, again, order);
 }
 
