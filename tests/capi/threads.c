@@ -135,6 +135,14 @@ int main(void)
         PyErr_Print();
         return 1;
     }
+    /* After a sub-interpreter Python tells a thread without the GIL that it has it. */
+    if (PyRun_SimpleString("import importlib.util, importlib\n"
+                           "for name in ('_interpreters', '_xxsubinterpreters'):\n"
+                           "    if importlib.util.find_spec(name):\n"
+                           "        module = importlib.import_module(name)\n"
+                           "        module.destroy(module.create())\n"
+                           "        break\n"))
+        return 1;
     for (int t = 0; t < THREADS; t++) {
         all[t].number = t;
         if (pthread_create(&threads[t], NULL, work, &all[t])) return 1;
