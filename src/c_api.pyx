@@ -4,13 +4,12 @@ What a call may be is checked in c_api/request.c. No function here touches a Pyt
 capsule, which bnkern._c_api hands out.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from bnkern._native.capi cimport *
-from bnkern._native.driver cimport carry_out
+from bnkern._native.driver cimport drive_anywhere
 from bnkern._native.job cimport Job
 from bnkern._native.kernels cimport kernels_of
 from bnkern._native.plan cimport default_threads, prepare
@@ -213,8 +212,7 @@ cdef bint compute(bn_request *r, double *results) noexcept nogil:
             return False
         fill(&job, r, results)
         ready(&job, r)
-    job.next_poll = INFINITY  # this thread may be none of Python's: it never asks for Ctrl-C
-    if not carry_out(&job):
+    if not drive_anywhere(&job):
         return False
     if copied:
         bn_request_deliver(r, originals)

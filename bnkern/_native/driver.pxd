@@ -6,8 +6,8 @@ from bnkern._native.job cimport Job
 # Runs the passes. Takes the scratch before anything is written; raises MemoryError, or what a signal handler raised.
 cdef int drive(Job *job) except -1
 
-# The same for any thread, without the GIL, where job.next_poll is infinite: nobody looks at Ctrl-C. False: no memory.
-cdef bint carry_out(Job *job) noexcept nogil
+# The same for any thread, with the GIL or without; nobody looks at Ctrl-C. False: no memory for scratch.
+cdef bint drive_anywhere(Job *job) noexcept nogil
 
 # The limit of this machine: out = x, or out = x + dy, of `count` adjacent elements.
 cdef int stream(Job *job, int64_t count, int threads) except -1

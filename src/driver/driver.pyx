@@ -5,6 +5,7 @@ the plan (plan.h); what is done with a piece in reduction.pyx, elementwise.pyx a
 """
 from cpython.exc cimport PyErr_Occurred
 from cython.parallel cimport prange
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
@@ -18,6 +19,9 @@ from bnkern._native.reduction cimport reduce_block, reduce_panel, reduce_row
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void **, size_t, size_t)
+
+cdef extern from "driver/team.h" nogil:
+    void bn_team(int threads, void (*work)(void *, int) noexcept nogil, void *task)
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
@@ -40,18 +44,33 @@ ctypedef void (*worker)(Job *, int) noexcept nogil
 # ---- threads ------------------------------------------------------------------------------------------------------
 
 cdef int drive(Job *job) except -1:
-    """Takes the scratch, then runs every phase on every thread: the one parallel region of the library (carry_out).
+    """Takes the scratch, then runs every phase on every thread.
 
     An own, capped count: the runtime's settings are never trusted. Entered with the GIL, so that Cython releases what
     it knows to be held; in a function that might be called either way it asks PyGILState_Check, which any
-    sub-interpreter makes useless for the rest of the process.
+    sub-interpreter makes useless for the rest of the process: hence `drive_anywhere`.
     """
-    cdef bint done
-    with nogil:
-        job.next_poll = bn_now() + POLL
-        done = carry_out(job)
-    if not done:
+    cdef char nearby[NEARBY + LINE]  # a small call's scratch: malloc would cost as much as its kernels
+    cdef void *taken = NULL
+    cdef worker work
+    cdef int t
+    if job.shape.channels * job.shape.count == 0:
+        return 0
+    if not take_scratch(job, nearby, &taken):
         raise MemoryError("bnkern: no memory for the scratch of this call")
+    with nogil:
+        call_begins()
+        job.next_poll = bn_now() + POLL
+        work = next_worker(job)
+        while work != NULL:
+            if job.plan.threads == 1:
+                with_default_fenv(work, job, 0)
+            else:
+                for t in prange(job.plan.threads, num_threads=job.plan.threads, schedule='static', chunksize=1):
+                    with_default_fenv(work, job, t)
+            work = next_worker(job)
+        call_ends()
+        free(taken)
     if job.stop:
         if not PyErr_Occurred():
             raise KeyboardInterrupt
@@ -59,30 +78,30 @@ cdef int drive(Job *job) except -1:
     return 0
 
 
-cdef bint carry_out(Job *job) noexcept nogil:
-    """The work of `drive`, without Python where job.next_poll is infinite. False: no scratch, nothing was written."""
-    cdef char nearby[NEARBY + LINE]  # a small call's scratch: malloc would cost as much as its kernels
-    cdef char *memory = nearby + -<int64_t> nearby % LINE + LINE
+cdef struct Task:
+    worker work
+    Job *job
+
+
+cdef void on_a_thread(void *task, int t) noexcept nogil:
+    with_default_fenv((<Task *> task).work, (<Task *> task).job, t)
+
+
+cdef bint drive_anywhere(Job *job) noexcept nogil:
+    """The same on a thread that may be none of Python's: nobody asks for the GIL, or for Ctrl-C."""
+    cdef char nearby[NEARBY + LINE]
     cdef void *taken = NULL
-    cdef size_t bytes
-    cdef worker work
-    cdef int t
+    cdef Task task
     if job.shape.channels * job.shape.count == 0:
         return True
-    bytes = lay_out(job, memory)
-    if bytes > NEARBY:  # before anything is written
-        if posix_memalign(&taken, LINE, bytes) != 0:
-            return False
-        lay_out(job, <char *> taken)
+    if not take_scratch(job, nearby, &taken):
+        return False
     call_begins()
-    work = next_worker(job)
-    while work != NULL:
-        if job.plan.threads == 1:
-            with_default_fenv(work, job, 0)
-        else:
-            for t in prange(job.plan.threads, num_threads=job.plan.threads, schedule='static', chunksize=1):
-                with_default_fenv(work, job, t)
-        work = next_worker(job)
+    job.next_poll = INFINITY
+    task.job, task.work = job, next_worker(job)
+    while task.work != NULL:
+        bn_team(job.plan.threads, on_a_thread, &task)
+        task.work = next_worker(job)
     call_ends()
     free(taken)
     return True
@@ -322,6 +341,17 @@ cdef size_t scratch_of_a_thread(Job *job, size_t tile) noexcept nogil:
     if plan.reduction == BN_GROUPS:
         bytes += plan.group * (sizeof(bn_sums) + 2 * plan.blocks * sizeof(double))
     return round_up(bytes)
+
+
+cdef bint take_scratch(Job *job, char *nearby, void **taken) noexcept nogil:
+    """Before anything is written: `nearby` (NEARBY + LINE bytes) where that is enough, else *taken, to be freed."""
+    cdef char *memory = nearby + -<int64_t> nearby % LINE + LINE
+    cdef size_t bytes = lay_out(job, memory)
+    if bytes > NEARBY:
+        if posix_memalign(taken, LINE, bytes) != 0:
+            return False
+        lay_out(job, <char *> taken[0])
+    return True
 
 
 cdef size_t lay_out(Job *job, char *memory) noexcept nogil:

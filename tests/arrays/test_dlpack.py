@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -225,6 +226,17 @@ def test_other_devices(device, words, monkeypatch):
         bnkern.batch_stats(x)
     with pytest.raises(TypeError, match=f"weight: .*{words}"):
         bnkern.batch_norm_train(np.ones((4, 5)), weight=x)
+
+
+@pytest.mark.parametrize("device", [(2, 0), (13, 0)])
+def test_cuda_memory_goes_to_cupy(device, monkeypatch):
+    """With a stand-in for CuPy whose arrays are NumPy's."""
+    stand_in = SimpleNamespace(from_dlpack=lambda given: given._a)
+    monkeypatch.setattr("bnkern.arrays.dlpack.find_spec", lambda name: name == "cupy")
+    monkeypatch.setattr("bnkern.arrays.dlpack.import_module", {"cupy": stand_in}.get)
+    x = Elsewhere(np.random.default_rng(0).standard_normal((4, 5)))
+    x.device = device
+    assert same_bits(bnkern.batch_stats(x).var, bnkern.batch_stats(x._a).var)
 
 
 class Broken(Exporter):

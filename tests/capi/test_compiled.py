@@ -105,6 +105,17 @@ def test_many_threads_at_once(tmp_path, flags):
     assert said.splitlines()[-1] == "16 threads, the same bits"
 
 
+@support.skip_sanitised
+def test_the_checks_under_the_sanitisers(tmp_path):
+    """Random calls, with memory and arithmetic watched."""
+    if not can_sanitise(tmp_path):
+        pytest.skip("the compiler has no AddressSanitizer")
+    source = TESTS.parent / "src"
+    files = [str(path) for path in sorted((source / "c_api").glob("*.c"))]
+    program = build(tmp_path, str(TESTS / "capi" / "fuzz.c"), f"-I{source}", *files, *SANITISERS, "-lm")
+    assert execute(program).startswith("accepted")
+
+
 def test_cpp_and_dlpack(tmp_path):
     """The header is C++, in both orders with dlpack.h (its declarations as DLPack 1.x has them)."""
     (tmp_path / "dlpack.h").write_text(DLPACK)
