@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bnkern._api.backward import batch_norm_backward
 from bnkern._api.deployment import fold_batch_norm
 from bnkern._api.forward import batch_norm_inference, batch_norm_train
+from bnkern._api.layer import BatchNorm
 from bnkern._api.parts import backward_apply, backward_reduce, batch_stats, merge_stats, update_running
 from bnkern._api.vjp import batch_norm_vjp
 from bnkern._dtypes import Array
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Array",
+    "BatchNorm",
     "BatchNormGrads",
     "BatchStats",
     "Explanation",

@@ -9,7 +9,7 @@ from bnkern._dispatch import Route, route_of
 from bnkern._dtypes import ITEMSIZE, Array
 from bnkern._threads import get_num_threads
 from bnkern._words import describe
-from bnkern.arrays import kind_of
+from bnkern.arrays import adopted, kind_of
 from bnkern.checks.problem import problem
 from bnkern.engines import engine
 
@@ -87,6 +87,7 @@ def explain(x: Array, axis: int = 1, op: str = "train") -> Explanation:
     """
     if not isinstance(op, str) or op not in OPERATIONS:
         raise ValueError(f"op: expected one of {', '.join(map(repr, OPERATIONS))}, got {describe(op)}")
+    x = adopted("x", x)
     p = problem(x, axis)
     least = OPERATIONS[op].least * p.size * ITEMSIZE[p.dtype]
     route = route_of(x)

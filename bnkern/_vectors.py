@@ -13,6 +13,7 @@ from bnkern._dispatch import route_of
 from bnkern._dtypes import Array, dtype_name, namespace, native
 from bnkern._native import vectors as _native
 from bnkern._numbers import traced
+from bnkern.arrays import adopted
 from bnkern.arrays._base import Adapter
 from bnkern.checks.vectors import Fold, Part
 from bnkern.engines import array_api, cpu, vectors
@@ -80,6 +81,7 @@ def updated_by_traced(
 
 def copied(v: Array) -> Array:
     """A new array with v's numbers."""
+    v = adopted("array", v)
     place = _Place(v)
     exported: Any = place.export(v)
     return place.wrap(place.by.cast(place.by.wide(exported), native(exported.dtype)))
@@ -98,6 +100,10 @@ def fold(given: Fold) -> tuple[Array, Array]:
 
 def ema_update(running: Array, value: Array, momentum: float, scale: float) -> None:
     """The same as `updated`, in place."""
+    if type(running) is _ndarray:
+        cpu.ema_update(running, value, momentum, scale)
+        return
+    running = adopted("running", running)
     if type(running) is _ndarray:
         cpu.ema_update(running, value, momentum, scale)
         return

@@ -71,6 +71,7 @@ MODULES = [
     m.name
     for m in pkgutil.walk_packages([str(PACKAGE)], "bnkern.")
     if "demo" not in m.name and "__main__" not in m.name
+    and (importlib.util.find_spec("jax") or not m.name.startswith(("bnkern.jax", "bnkern.engines.xla.")))
 ]
 
 

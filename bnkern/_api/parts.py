@@ -13,6 +13,7 @@ from bnkern._dtypes import Array
 from bnkern._numbers import traced
 from bnkern._types import BatchStats, GradSums
 from bnkern._words import by_position, named_arguments
+from bnkern.arrays import adopted
 from bnkern.checks import calls as check
 from bnkern.checks import vectors as check_vectors
 from bnkern.checks.problem import call_on
@@ -124,6 +125,7 @@ def update_running(
     """
     if misplaced:
         raise by_position(update_running, misplaced)
+    running_mean, running_var = adopted("running_mean", running_mean), adopted("running_var", running_var)
     (mean, var, count), factor, correction = check_vectors.update(
         running_mean, running_var, stats, momentum, num_batches, correction
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Never
 
+import numpy as np
+
 from bnkern._activations import ActivationSpec
 from bnkern._api.backward import batch_norm_backward
 from bnkern._api.forward import batch_norm_inference, batch_norm_train
@@ -12,7 +14,7 @@ from bnkern._dtypes import Array
 from bnkern._types import BatchNormGrads, BatchStats
 from bnkern._vectors import copied
 from bnkern._words import by_position, named_arguments
-from bnkern.arrays import same_library
+from bnkern.arrays import adopted, same_library
 from bnkern.arrays.memory import shared
 from bnkern.checks.parameters import switch
 from bnkern.checks.problem import problem
@@ -57,6 +59,7 @@ class VJP:
         """
         if misplaced:
             raise TypeError("vjp takes dy by position and everything else by keyword: vjp(dy, needs=needs, out=out)")
+        out = out if out is None else adopted("out", out)
         wanted = self._usual if needs is None else needs
         if "residual" not in self._usual and not isinstance(wanted, str) and "residual" in wanted:
             raise ValueError("needs: expected no 'residual', as the forward call was given none")
@@ -114,8 +117,11 @@ def batch_norm_vjp(
     if misplaced:
         raise by_position(batch_norm_vjp, misplaced)
     fixed = not switch("training", training)
+    if type(x) is not np.ndarray:
+        x = adopted("x", x)
     if out is not None:
         problem(x, axis, eps, activation)
+        out = adopted("out", out)
         same_library("out", out, "x", x)
         if shared(x, out):
             raise ValueError("out: expected memory apart from x, from which the gradients are computed, got x's")

@@ -181,7 +181,8 @@ cdef extern from "platform/clock.h" nogil:
 cdef extern from "platform/sync.h" nogil:
     void bn_store_fence()
     void bn_raise(int *)
-    bint bn_raised(const int *)
+    int bn_raised(const int *)
+    void bn_add(int *, int)
 
 cdef extern from "platform/fork.h" nogil:
     bint bn_forked()

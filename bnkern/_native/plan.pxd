@@ -8,6 +8,10 @@ from bnkern._native.job cimport Job
 cdef bint prepare(Job *job, int ndim, const int64_t *sizes, int axis, const int64_t *const *strides,
                   int threads) noexcept nogil
 
+# A call begins and ends, so that others that run beside it take fewer threads.
+cdef void call_begins() noexcept nogil
+cdef void call_ends() noexcept nogil
+
 # How many threads may be had where so many are wanted.
 cdef int threads_of(int wanted) noexcept nogil
 

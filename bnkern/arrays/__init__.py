@@ -12,6 +12,7 @@ import numpy as np
 
 from bnkern._dtypes import Array, namespace
 from bnkern._words import describe
+from bnkern.arrays import dlpack
 from bnkern.arrays._base import Kind, Library
 from bnkern.arrays.cupy import CuPy
 from bnkern.arrays.dask import Dask
@@ -22,7 +23,7 @@ from bnkern.arrays.torch import TORCH
 
 _ndarray = np.ndarray
 
-LIBRARIES: tuple[Library, ...] = (NumPy(), TORCH, CuPy(), JAX, Dask(), Sparse())
+LIBRARIES: tuple[Library, ...] = (NumPy(), TORCH, CuPy(), JAX, Dask(), Sparse(), dlpack.DLPack())
 OTHER = Other()
 
 _by_name = {library.name: library for library in LIBRARIES}
@@ -32,6 +33,24 @@ _by_type: dict[type, Library] = {np.ndarray: LIBRARIES[0]}
 def kinds() -> dict[tuple[str, str], Kind]:
     """The declaration: every row by (library, place); where a place is not listed the row without one holds."""
     return {(library.name, place): row for library in (*LIBRARIES, OTHER) for place, row in library.kinds.items()}
+
+
+def adopted(name: str, a: Any) -> Any:
+    """`a` itself; or the array of its memory, where no library stands behind it and DLPack shows where it lies.
+
+    Called before anything else looks at an argument that the fast checks do not know.
+    """
+    if type(a) in _by_type or not dlpack.speaks(a) or _in_a_library(a):
+        return a
+    return dlpack.view(name, a)
+
+
+def _in_a_library(a: Any) -> bool:
+    if not _has_shape(a):
+        return False
+    import array_api_compat  # here, so that NumPy users never load it
+
+    return array_api_compat.is_array_api_obj(a)
 
 
 def library_of(name: str, a: Any) -> Library:
@@ -81,18 +100,9 @@ def _find(name: str, a: Any) -> Library:
         raise TypeError(f"{name}: expected a plain array, got {type(a).__name__} (it has its own arithmetic)")
     if isinstance(a, np.ndarray):
         return LIBRARIES[0]
-    hint = ""
-    if not isinstance(a, (np.generic, type)):
-        if _has_shape(a):
-            import array_api_compat  # here, so that NumPy users never load it
-
-            if array_api_compat.is_array_api_obj(a):
-                return _named(namespace(a).__name__.removeprefix("array_api_compat."))
-        if hasattr(a, "__dlpack__"):
-            hint = f"; give numpy.from_dlpack({name})"
-        elif hasattr(a, "__array_interface__"):
-            hint = f"; give numpy.asarray({name})"
-    raise TypeError(f"{name}: expected an array (NumPy's or another array API library's), got {describe(a)}{hint}")
+    if not isinstance(a, (np.generic, type)) and _in_a_library(a):
+        return _named(namespace(a).__name__.removeprefix("array_api_compat."))
+    raise TypeError(f"{name}: expected an array (NumPy's or another array API library's), got {describe(a)}")
 
 
 def _named(library: str) -> Library:

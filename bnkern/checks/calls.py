@@ -25,7 +25,8 @@ _APPLY = ("stats.mean", "stats.var", "sums.sum_dy", "sums.sum_dy_xhat", "weight"
 
 def inference(call: Call) -> None:
     if not fast.vectors(call.x, call.problem.channels, 2, call.mean, call.var, call.weight, call.bias):
-        operands.vectors(call, _INFERENCE, 2, call.mean, call.var, call.weight, call.bias)
+        taken = operands.vectors(call, _INFERENCE, 2, call.mean, call.var, call.weight, call.bias)
+        call.mean, call.var, call.weight, call.bias = taken
     if call.residual is not None:
         operands.like_x(call, "residual", call.residual)
     if call.out is not None:
@@ -46,7 +47,8 @@ def train(
             f"got shape {p.shape} with axis={p.axis}; give a larger batch, or use batch_norm_inference"
         )
     if not fast.vectors(call.x, p.channels, 0, call.weight, call.bias, running_mean, running_var):
-        operands.vectors(call, _TRAIN, 0, call.weight, call.bias, running_mean, running_var)
+        taken = operands.vectors(call, _TRAIN, 0, call.weight, call.bias, running_mean, running_var)
+        call.weight, call.bias, running_mean, running_var = taken
     factor, correction = momentum_factor(momentum, num_batches), correction_below(correction, p.count)
     if call.residual is not None:
         operands.like_x(call, "residual", call.residual)
@@ -65,7 +67,8 @@ def backward(call: Call, stats: Any, frozen: Any, needs: Any) -> None:
     mean, var, number = stats if isinstance(stats, tuple) and len(stats) == 3 else operands.statistics(stats)
     call.mean, call.var = mean, var
     if not fast.vectors(x, p.channels, 2, mean, var, call.weight, call.bias):
-        operands.vectors(call, _BACKWARD, 2, mean, var, call.weight, call.bias)
+        taken = operands.vectors(call, _BACKWARD, 2, mean, var, call.weight, call.bias)
+        call.mean, call.var, call.weight, call.bias = taken
     if not fast.twin(x, call.dy):
         operands.like_x(call, "dy", call.dy)
     fixed = frozen if type(frozen) is bool else switch("frozen", frozen)
@@ -99,7 +102,8 @@ def _count_of(expected: int, number: Any) -> None:
 
 def reduce(call: Call, stats: Any) -> None:
     call.mean, call.var, number = operands.statistics(stats)
-    operands.vectors(call, _BACKWARD, 2, call.mean, call.var, call.weight, call.bias)
+    taken = operands.vectors(call, _BACKWARD, 2, call.mean, call.var, call.weight, call.bias)
+    call.mean, call.var, call.weight, call.bias = taken
     _count_of_whole(call, number)
     operands.like_x(call, "dy", call.dy)
     if call.y is not None:
@@ -113,8 +117,9 @@ def apply(call: Call, stats: Any, sums: Any) -> None:
     if len(sums) != 2:
         raise ValueError(f"sums: expected two entries (sum_dy, sum_dy_xhat), got {len(sums)}")
     call.sum_dy, call.sum_dy_xhat = sums
-    vectors = (call.mean, call.var, call.sum_dy, call.sum_dy_xhat, call.weight, call.bias)
-    operands.vectors(call, _APPLY, 4, *vectors)
+    given = (call.mean, call.var, call.sum_dy, call.sum_dy_xhat, call.weight, call.bias)
+    vectors = operands.vectors(call, _APPLY, 4, *given)
+    call.mean, call.var, call.sum_dy, call.sum_dy_xhat, call.weight, call.bias = vectors
     call.count = _count_of_whole(call, number)
     call.needs = frozenset("x")
     operands.like_x(call, "dy", call.dy)

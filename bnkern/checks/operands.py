@@ -11,16 +11,20 @@ from bnkern._call import Call, Problem
 from bnkern._dtypes import PER_CHANNEL, Array, dtype_name
 from bnkern._native import checks as fast
 from bnkern._words import describe
-from bnkern.arrays import same_library
+from bnkern.arrays import adopted, same_library
 from bnkern.arrays.memory import same_places, shared, writable
 
 
-def vectors(call: Call, names: tuple[str, ...], required: int, *given: Any) -> None:
-    """Per-channel arrays: (C,), float32, float64 or x's dtype. All but the first `required` may be None."""
+def vectors(call: Call, names: tuple[str, ...], required: int, *given: Any) -> list[Any]:
+    """Per-channel arrays: (C,), float32, float64 or x's dtype. All but the first `required` may be None.
+
+    Returns them, adopted where no library stands behind them.
+    """
     p = call.problem
     if fast.vectors(call.x, p.channels, required, *given):
-        return
-    for i, (name, v) in enumerate(zip(names, given, strict=True)):
+        return [*given]
+    taken = [adopted(name, v) for name, v in zip(names, given, strict=True)]
+    for i, (name, v) in enumerate(zip(names, taken, strict=True)):
         if v is not None or i < required:
             same_library(name, v, "x", call.x)
             if tuple(v.shape) != p.vector:
@@ -28,6 +32,7 @@ def vectors(call: Call, names: tuple[str, ...], required: int, *given: Any) -> N
                 expected = f"expected shape {p.vector} ({meaning})"
                 raise ValueError(f"{name}: {expected}, got shape {tuple(v.shape)}{_other_axis(p, v)}")
             vector_dtype(name, v, p.dtype)
+    return taken
 
 
 def vector(name: str, v: Array, shape: tuple[int, ...], meaning: str, *also: str) -> None:
@@ -59,10 +64,12 @@ def _other_axis(p: Problem, v: Array) -> str:
 
 
 def like_x(call: Call, name: str, a: Any) -> None:
-    """An array of x's kind, shape and dtype (in whatever byte order and strides)."""
+    """An array of x's kind, shape and dtype (in whatever byte order and strides); the call has it by this name."""
     if fast.twin(call.x, a):
         return
     p = call.problem
+    a = adopted(name, a)
+    setattr(call, name, a)
     same_library(name, a, "x", call.x)
     if tuple(a.shape) != p.shape:
         raise ValueError(f"{name}: expected shape {p.shape}, as x has, got shape {tuple(a.shape)}")
@@ -72,8 +79,8 @@ def like_x(call: Call, name: str, a: Any) -> None:
 
 def output(call: Call, places: dict[str, Any], others: dict[str, Any]) -> None:
     """`out` is like x, can be written, and is exactly one of `places` or shares no memory with an input."""
+    like_x(call, "out", call.out)
     out = call.out
-    like_x(call, "out", out)
     if fast.output(out, *places.values(), *others.values()):
         return
     writable("out", out, "leave out=None for a new array")

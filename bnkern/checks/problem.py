@@ -15,7 +15,7 @@ from bnkern._activations import parse
 from bnkern._call import Call, Problem, new_call
 from bnkern._dtypes import DTYPES, Array, dtype_name
 from bnkern._numbers import integer, real
-from bnkern.arrays import library_of
+from bnkern.arrays import adopted, library_of
 
 _ndarray = np.ndarray
 
@@ -29,6 +29,8 @@ def call_on(x: Array, passes: int, axis: Any, eps: Any = 0.0, activation: Any = 
             return new_call(_problem(x.shape, x.dtype, axis, eps, activation), passes, x)
         except TypeError:  # `problem` finds out why
             pass
+    else:
+        x = adopted("x", x)
     return new_call(_of_any(x, axis, eps, activation), passes, x)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from bnkern._dtypes import DTYPES, Array
 from bnkern._numbers import count, integer, real, traced
 from bnkern._words import describe
-from bnkern.arrays import library_of, same_library
+from bnkern.arrays import adopted, library_of, same_library
 from bnkern.checks.operands import statistics, vector
 from bnkern.checks.parameters import correction_below, momentum_factor
 from bnkern.checks.problem import float_dtype
@@ -26,6 +26,7 @@ def merge(parts: Any) -> list[Part]:
     checked: list[Part] = []
     for i, part in enumerate(entries):
         mean, var, number = statistics(part, f"parts[{i}]")
+        mean, var = adopted(f"parts[{i}].mean", mean), adopted(f"parts[{i}].var", var)
         first = checked[0][0] if checked else mean
         _pair(f"parts[{i}].mean", mean, f"parts[{i}].var", var, "parts[0].mean", first)
         checked.append((mean, var, _count(f"parts[{i}].count", number)))
@@ -39,6 +40,7 @@ def update(
 ) -> tuple[Part, float, float]:
     """Returns the statistics, the momentum as a number, and the correction."""
     mean, var, number = statistics(stats)
+    mean, var = adopted("stats.mean", mean), adopted("stats.var", var)
     _pair("running_mean", running_mean, "running_var", running_var, "running_mean", running_mean)
     _pair("stats.mean", mean, "stats.var", var, "running_mean", running_mean)
     whole = _count("stats.count", number)
@@ -75,6 +77,7 @@ class Fold(NamedTuple):
 
 def fold(given: Fold) -> Fold:
     """The same with eps, axis and groups as numbers that fit."""
+    given = given._replace(**{name: adopted(name, getattr(given, name)) for name in Fold._fields[:6]})
     library_of("conv_weight", given.conv_weight)
     shape = tuple(given.conv_weight.shape)
     name = float_dtype("conv_weight", given.conv_weight.dtype)

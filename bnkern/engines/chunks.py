@@ -3,8 +3,8 @@
 Statistics are taken of each chunk and merged up a tree of reductions, whose order depends on the chunks alone; so the
 results do not depend on the scheduler, and agree with those of the whole to rounding (`bnkern.merge_stats`).
 
-A call for a chunk uses as many threads as any other; where Dask's workers are threads too, `bnkern.set_num_threads`
-keeps them from competing.
+Where Dask's workers are threads, the calls for chunks that run side by side share the process's threads, as all calls
+do (docs/threads.md).
 """
 
 from __future__ import annotations

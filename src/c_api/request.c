@@ -170,6 +170,7 @@ static int check_like_x(bn_request *r, const bn_words *words)
 {
     const bn_tensor *first = bn_first(r);
     const int axis = r->call.axis;
+    if (r->operation == BN_UPDATE_RUNNING) return BNKERN_OK; /* there is none */
     if (first->ndim < 2)
         return bn_refuse(words, BNKERN_BAD_SHAPE, "%s: expected at least 2 axes (batch and channels), got %d",
                          first->name, first->ndim);
@@ -215,7 +216,7 @@ static int check_vectors(bn_request *r, const bn_words *words)
 }
 
 /* What may be judged once the shape is known. */
-static int check_counts(const bn_request *r, const bn_words *words)
+static int check_counts(bn_request *r, const bn_words *words)
 {
     const bnkern_call *c = &r->call;
     const int64_t count = r->operation == BN_UPDATE_RUNNING ? c->count : r->count;
@@ -246,7 +247,7 @@ static int in_place(const bn_request *r, int written, int other)
 }
 
 /* Written memory: a place for each element, apart from all else. */
-static int check_memory(const bn_request *r, const bn_words *words)
+static int check_memory(bn_request *r, const bn_words *words)
 {
     for (int k = 0; k < BN_NARG; k++) {
         if (!((r->written >> k) & 1)) continue;
@@ -265,23 +266,33 @@ static int check_memory(const bn_request *r, const bn_words *words)
     return BNKERN_OK;
 }
 
+/* Each array by itself. */
+static int take_tensors(bn_request *r, const bn_words *words)
+{
+    const bnkern_tensor *const *given = &r->call.x;
+    for (int k = 0; k < BN_NARG; k++) {
+        r->arg[k].name = names[k];
+        r->arg[k].data = NULL;
+        if (bn_has(r, k)) {
+            const int status = bn_tensor_of(given[k], &r->arg[k], words);
+            if (status != BNKERN_OK) return status;
+        }
+    }
+    return BNKERN_OK;
+}
+
 int bn_request_of(bn_operation operation, const bnkern_call *call, bn_request *r, const bn_words *words)
 {
-    int status;
+    static int (*const steps[])(bn_request *, const bn_words *) = {
+        take_arrays,  check_numbers, settle_passes, take_tensors,
+        check_like_x, check_vectors, check_counts,  check_memory,
+    };
+    int status = take(call, r, words);
     r->operation = operation;
     r->passes = r->frozen = r->axis = 0;
     r->channels = r->count = r->size = 0;
     r->given = r->written = 0;
     r->copies = NULL;
-    if ((status = take(call, r, words)) || (status = take_arrays(r, words)) || (status = check_numbers(r, words)) ||
-        (status = settle_passes(r, words)))
-        return status;
-    for (int k = 0; k < BN_NARG; k++) {
-        r->arg[k].name = names[k];
-        r->arg[k].data = NULL;
-        if (bn_has(r, k) && (status = bn_tensor_of((&r->call.x)[k], &r->arg[k], words))) return status;
-    }
-    if (operation != BN_UPDATE_RUNNING && (status = check_like_x(r, words))) return status;
-    if ((status = check_vectors(r, words)) || (status = check_counts(r, words))) return status;
-    return check_memory(r, words);
+    for (size_t k = 0; k < sizeof(steps) / sizeof(*steps) && status == BNKERN_OK; k++) status = steps[k](r, words);
+    return status;
 }

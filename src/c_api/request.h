@@ -40,9 +40,8 @@ enum {
 typedef struct bn_request {
     bnkern_call call;
     bn_operation operation;
-    int passes, frozen;   /* as the driver takes them */
-    int axis, activation; /* not negative; a slope of 0 is RELU */
-    int channels_known;
+    int passes, frozen;            /* as the driver takes them */
+    int axis, activation;          /* not negative; a slope of 0 is RELU */
     int64_t channels, count, size; /* count: values for each channel of this part */
     uint32_t given, written;       /* bits by BN_ARG_: is there and read or written; is written */
     bn_tensor arg[BN_NARG];

@@ -13,7 +13,7 @@ from bnkern._native.capi cimport *
 from bnkern._native.coefs cimport coefs_from_saved, finish_reduction
 from bnkern._native.elementwise cimport run_chunk, run_group, run_piece
 from bnkern._native.job cimport *
-from bnkern._native.plan cimport threads_of
+from bnkern._native.plan cimport call_begins, call_ends, threads_of
 from bnkern._native.reduction cimport reduce_block, reduce_panel, reduce_row
 
 cdef extern from "stdlib.h" nogil:
@@ -74,6 +74,7 @@ cdef bint carry_out(Job *job) noexcept nogil:
         if posix_memalign(&taken, LINE, bytes) != 0:
             return False
         lay_out(job, <char *> taken)
+    call_begins()
     work = next_worker(job)
     while work != NULL:
         if job.plan.threads == 1:
@@ -82,6 +83,7 @@ cdef bint carry_out(Job *job) noexcept nogil:
             for t in prange(job.plan.threads, num_threads=job.plan.threads, schedule='static', chunksize=1):
                 with_default_fenv(work, job, t)
         work = next_worker(job)
+    call_ends()
     free(taken)
     return True
 

@@ -28,8 +28,25 @@ cdef int default_threads() noexcept nogil:
     return process_threads
 
 
+cdef int at_work = 0  # calls that are being carried out, by all threads of the process
+
+
+cdef void call_begins() noexcept nogil:
+    bn_add(&at_work, 1)
+
+
+cdef void call_ends() noexcept nogil:
+    bn_add(&at_work, -1)
+
+
 cdef int threads_of(int wanted) noexcept nogil:
-    return <int> (1 if bn_forked() else maximum(1, minimum(wanted, MOST_THREADS)))
+    """Calls that run side by side share the process's threads: each may have its part, or one where there are more."""
+    cdef int others = bn_raised(&at_work)
+    if bn_forked():
+        return 1
+    if others > 0:
+        wanted = <int> minimum(wanted, maximum(1, process_threads // (others + 1)))
+    return <int> maximum(1, minimum(wanted, MOST_THREADS))
 
 
 cdef bint prepare(Job *job, int ndim, const int64_t *sizes, int axis, const int64_t *const *strides,

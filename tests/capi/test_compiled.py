@@ -1,4 +1,4 @@
-"""The programs of docs/c-api.md, and one with many threads, are built in a temporary folder against the package and run."""
+"""The programs of docs/c-api.md, and one with many threads, built against the package and run."""
 
 import os
 import re
@@ -105,12 +105,24 @@ def test_many_threads_at_once(tmp_path, flags):
     assert said.splitlines()[-1] == "16 threads, the same bits"
 
 
+@support.skip_sanitised
+def test_the_checks_under_the_sanitisers(tmp_path):
+    """Random calls, with memory and arithmetic watched."""
+    if not can_sanitise(tmp_path):
+        pytest.skip("the compiler has no AddressSanitizer")
+    source = TESTS.parent / "src"
+    files = [str(path) for path in sorted((source / "c_api").glob("*.c"))]
+    program = build(tmp_path, str(TESTS / "capi" / "fuzz.c"), f"-I{source}", *files, *SANITISERS, "-lm")
+    assert execute(program).startswith("accepted")
+
+
 def test_cpp_and_dlpack(tmp_path):
     """The header is C++, in both orders with dlpack.h (its declarations as DLPack 1.x has them)."""
     (tmp_path / "dlpack.h").write_text(DLPACK)
     for name, includes in {"before": ["dlpack.h", "bnkern.h"], "after": ["bnkern.h", "dlpack.h"]}.items():
-        code = "#include <Python.h>\n" + "".join(f'#include "{header}"\n' for header in includes) + CPP
-        (tmp_path / f"{name}.cpp").write_text(code.replace("CAST", "" if name == "before" else "(const bnkern_tensor *)"))
+        cast = "" if name == "before" else "(const bnkern_tensor *)"
+        head = "".join(f'#include "{header}"\n' for header in ["Python.h", *includes])
+        (tmp_path / f"{name}.cpp").write_text(head + CPP.replace("CAST", cast))
         build(tmp_path, f"{name}.cpp", "-std=c++11", "-c", output=f"{name}.o", compile_with="g++")
 
 

@@ -69,7 +69,8 @@ static void step(results *r, int order)
 {
     float *x = array(order, 13), *dy = array(order, 29), *residual = array(order, 31), *y = array(order, 1);
     float *dx = array(order, 1), *dresidual = array(order, 1), *applied = array(order, 1), *again = array(order, 1);
-    bnkern_tensor x_ = tensor(x, order, 32, 0), dy_ = tensor(dy, order, 32, 0), residual_ = tensor(residual, order, 32, 0);
+    bnkern_tensor x_ = tensor(x, order, 32, 0), dy_ = tensor(dy, order, 32, 0),
+                  residual_ = tensor(residual, order, 32, 0);
     bnkern_tensor y_ = tensor(y, order, 32, 0), dx_ = tensor(dx, order, 32, 0), again_ = tensor(again, order, 32, 0);
     bnkern_tensor dresidual_ = tensor(dresidual, order, 32, 0), applied_ = tensor(applied, order, 32, 0);
     bnkern_tensor mean = tensor(r->mean, 0, 64, 1), var = tensor(r->var, 0, 64, 1);
@@ -94,7 +95,8 @@ static void step(results *r, int order)
     must(r, bn->stats, &call);
     must(r, bn->update_running, &call);
     free(x), free(dy), free(residual);
-    keep(r->y, y, order), keep(r->dx, dx, order), keep(r->dresidual, dresidual, order), keep(r->applied, applied, order);
+    keep(r->y, y, order), keep(r->dx, dx, order), keep(r->dresidual, dresidual, order),
+        keep(r->applied, applied, order);
     keep(r->again, again, order);
 }
 
@@ -102,6 +104,22 @@ static void *work(void *given)
 {
     results *r = given;
     for (int k = 0; k < ROUNDS; k++) step(r, r->number % 3);
+    return NULL;
+}
+
+/* A call so long that Python's own would have looked for Ctrl-C: 0.05 s at the least. */
+static void *long_call(void *given)
+{
+    int64_t shape[2] = {1 << 17, 512};
+    bnkern_tensor x;
+    bnkern_call call = BNKERN_CALL_INIT;
+    memset(&x, 0, sizeof(x));
+    x.data = calloc((size_t)(shape[0] * shape[1]), sizeof(float)), x.device.device_type = 1, x.ndim = 2,
+    x.shape = shape;
+    x.dtype.code = 2, x.dtype.bits = 32, x.dtype.lanes = 1;
+    call.x = call.y = &x, call.threads = 1;
+    *(int *)given = !x.data || bn->train(&call, NULL, 0);
+    free(x.data);
     return NULL;
 }
 
@@ -121,11 +139,12 @@ int main(void)
         all[t].number = t;
         if (pthread_create(&threads[t], NULL, work, &all[t])) return 1;
     }
-    /* The GIL stays here: who took it on the way would wait for ever. */
     if (PyRun_SimpleString("import numpy, bnkern\n"
                            "for _ in range(20): bnkern.batch_norm_train(numpy.ones((4, 5, 3000), 'f4'))\n"))
         return 1;
     for (int t = 0; t < THREADS; t++) pthread_join(threads[t], NULL);
+    /* The GIL stays here: a call that took it on the way would wait for ever. */
+    if (pthread_create(&threads[0], NULL, long_call, &failed) || pthread_join(threads[0], NULL)) return 1;
     for (int t = 0; t < THREADS; t++) {
         const size_t from = offsetof(results, y);
         failed |= all[t].failed;

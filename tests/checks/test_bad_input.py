@@ -53,6 +53,7 @@ def test_every_array_function_has_rows():
     assert public - covered <= {
         "get_default_memory_pool",  # its limits: test_pool.py
         "get_num_threads",
+        "get_include",
         "explain",
         "show_config",
     }
