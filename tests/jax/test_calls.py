@@ -32,7 +32,7 @@ WRONG = {
     "momentum": (lambda: train(X, momentum="x"), TypeError, "momentum: expected a real number, got str 'x'"),
     "momentum array": (lambda: train(X, momentum=V), TypeError, "momentum: expected a real number or a JAX scalar"),
     "num_batches": (lambda: train(X, momentum=None), ValueError, "num_batches: expected the number of batches so far"),
-    "num_batches float": (lambda: train(X, momentum=None, num_batches=V[0]), TypeError, "num_batches: expected an integer"),
+    "num_batches float": (lambda: train(X, momentum=None, num_batches=V[0]), TypeError, "num_batches: expected an int"),
     "correction": (lambda: train(X, correction=4), ValueError, "correction: expected a number >= 0 and below"),
     "running": (lambda: inference(X, running_mean=V), TypeError, "running_var: expected an array"),
     "other": (lambda: train(X, weight=[1] * 5), TypeError, "weight: expected an array"),
