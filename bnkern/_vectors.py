@@ -12,6 +12,7 @@ import numpy as np
 from bnkern._dispatch import route_of
 from bnkern._dtypes import Array, dtype_name, namespace, native
 from bnkern._native import vectors as _native
+from bnkern._numbers import traced
 from bnkern.arrays import adopted
 from bnkern.arrays._base import Adapter
 from bnkern.checks.vectors import Fold, Part
@@ -49,6 +50,8 @@ class _Place:
 
 def merge(parts: list[Part]) -> Part:
     """Statistics of the whole."""
+    if any(traced(n) for _, _, n in parts):
+        return vectors.merge(array_api.arithmetic(parts[0][0]), parts)
     place = _Place(parts[0][0], *(v for part in parts for v in part[:2]))
     mean, var, count = vectors.merge(place.by, [(place.export(m), place.export(v), n) for m, v, n in parts])
     return place.wrap(mean), place.wrap(var), count
@@ -56,6 +59,8 @@ def merge(parts: list[Part]) -> Part:
 
 def updated(running: Array, value: Array, momentum: float, scale: float) -> Array:
     """New running statistics: (1 - momentum) * running + momentum * (value * scale)."""
+    if traced(momentum) or traced(scale):
+        return vectors.ema(array_api.arithmetic(running), running, value, momentum, scale)
     place = _Place(running, value)
     return place.wrap(vectors.ema(place.by, place.export(running), place.export(value), momentum, scale))
 

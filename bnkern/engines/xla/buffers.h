@@ -27,6 +27,7 @@ struct Array {
     bool rounded = false;        // a vector of another dtype than float64
     std::vector<int64_t> mapped; // lengths of the axes of vmap
     std::vector<int64_t> shape;  // the array's own
+    size_t rank = 0;             // of the array's own axes
     int64_t size = 1, bytes = 0; // elements; bytes of one mapped element
 
     bnkern_tensor at(const std::vector<int64_t> &place)
@@ -70,18 +71,23 @@ bnkern_dtype dtype_of(ffi::DataType type)
     }
 }
 
+size_t own_rank(const Spec &s, int name)
+{
+    return like_x(name) ? (size_t)s.ndim : scalar(name) ? 0 : 1 + of_parts(s, name);
+}
+
 Array array_of(const Spec &s, int name, const ffi::AnyBuffer &buffer)
 {
     Array a;
     const auto dims = buffer.dimensions();
     const bool bits = !like_x(name) && !scalar(name) && buffer.element_type() == ffi::DataType::U32;
-    size_t own = like_x(name) ? (size_t)s.ndim : scalar(name) ? 0 : 1 + of_parts(s, name);
-    size_t end = dims.size() - bits;
+    size_t own = own_rank(s, name);
+    size_t end = dims.size() - std::min<size_t>(bits, dims.size());
     a.name = name;
     a.data = static_cast<char *>(buffer.untyped_data());
     a.dtype = bits ? bnkern_dtype{2, 64, 1} : dtype_of(buffer.element_type());
     a.rounded = a.dtype.bits != 64;
-    own = std::min(own, end);
+    a.rank = own = std::min(own, end);
     a.mapped.assign(dims.begin(), dims.begin() + (end - own));
     a.shape.assign(dims.begin() + (end - own), dims.begin() + end);
     for (int64_t n : a.shape) a.size *= n;

@@ -61,8 +61,8 @@ def _gradients_of_part(static: Static, call: Call, a: dict[str, Any], wanted: li
     like_x = [(n, asked) for n, asked in wanted if n in ("x", "residual")]
     if like_x:
         if not call.frozen:
-            gathered = [gathered(static, v) for v in part[:2]]
-            whole = compute(Spec(kind=ADD), dict(zip(("sum_dy", "sum_dy_xhat"), gathered, strict=True)), sums, channels)
+            parts = [gathered(static, v) for v in part[:2]]
+            whole = compute(Spec(kind=ADD), dict(zip(("sum_dy", "sum_dy_xhat"), parts, strict=True)), sums, channels)
             a = a | dict(zip(("sum_dy", "sum_dy_xhat"), whole, strict=True))
         spec = spec._replace(passes=INPUT_GRAD, count=static.total, dresidual=call.dresidual)
         arrays = compute(spec, a, [asked for _, asked in like_x], channels)

@@ -279,10 +279,65 @@ void ask_for_huge_pages(void *data, size_t bytes)
 #endif
 }
 
+ffi::Error unknown()
+{
+    return ffi::Error(ffi::ErrorCode::kInvalidArgument, "bnkern: expected a call of bnkern.jax of this version");
+}
+
+// Anyone may call a registered handler: what bnkern.jax never sends is refused before memory is touched.
+bool refused(const Spec &s, const std::vector<Array> &operands, const std::vector<Array> &results)
+{
+    const Array *model = nullptr;
+    int64_t channels = -1;
+    unsigned seen = 0, made = 0;
+    if (results.empty() || s.ndim < 0 || s.kind < PASSES || s.kind > ADD) return true;
+    for (const Array &a : operands) {
+        seen |= 1u << a.name;
+        if (like_x(a.name) && !model) model = &a;
+        if (scalar(a.name) && (a.size != 1 || a.dtype.code > 2 || (a.dtype.code == 2 && a.dtype.bits < 32)))
+            return true;
+        if (a.rank != own_rank(s, a.name)) return true;
+    }
+    if (model && (s.axis < 0 || s.axis >= s.ndim)) return true;
+    for (const Array &a : results) {
+        made |= 1u << a.name;
+        if (scalar(a.name) || a.rank != (like_x(a.name) ? (size_t)s.ndim : 1)) return true; // no axis of parts
+        if (like_x(a.name)) continue;
+        if (model ? a.size != model->shape[s.axis] : channels >= 0 && a.size != channels) return true;
+        channels = a.size;
+    }
+    if (model) channels = model->shape[s.axis];
+    for (const std::vector<Array> *arrays : {&operands, &results})
+        for (const Array &a : *arrays) {
+            if (a.mapped.size() != results[0].mapped.size()) return true;
+            for (size_t k = 0; k < a.mapped.size(); k++)
+                if (a.mapped[k] != results[0].mapped[k] && (a.mapped[k] != 1 || arrays == &results)) return true;
+            if (like_x(a.name) || scalar(a.name)) continue;
+            if (a.shape.back() != channels || a.dtype.code == 0 || a.dtype.code == 1 || a.dtype.code == 255)
+                return true;
+            if (of_parts(s, a.name) && arrays == &operands && (a.rounded || a.shape[0] < 1)) return true;
+        }
+    const auto both = [](int a, int b) { return 1u << a | 1u << b; };
+    const unsigned running = both(RUNNING_MEAN, RUNNING_VAR);
+    if ((seen & running) != (made & running) || ((seen & running) && (seen & running) != running)) return true;
+    for (const Array &a : operands)
+        for (const Array &b : results) // what is copied from the one to the other
+            if (a.name == b.name && a.name != MEAN && a.name != VAR && a.name != SUM_DY && a.name != SUM_DY_XHAT &&
+                a.bytes != b.bytes)
+                return true;
+    if (s.kind == MERGE) return (seen & both(MEAN, VAR)) != both(MEAN, VAR) || s.count < 1;
+    if (s.kind == ADD) return (seen & both(SUM_DY, SUM_DY_XHAT)) != both(SUM_DY, SUM_DY_XHAT) || (seen & running);
+    return !model;
+}
+
 ffi::Error call_elements(const Spec &s, ffi::RemainingArgs args, ffi::RemainingRets rets,
                          ffi::Span<const int32_t> names, ffi::Span<const int32_t> result_names)
 {
     std::vector<Array> operands, results;
+    for (int32_t name : names)
+        if (name < 0 || name >= NAMES) return unknown();
+    for (int32_t name : result_names)
+        if (name < 0 || name >= NAMES) return unknown();
     for (size_t k = 0; k < args.size(); k++) {
         auto buffer = args.get<ffi::AnyBuffer>(k);
         if (buffer.has_error()) return buffer.error();
@@ -296,7 +351,8 @@ ffi::Error call_elements(const Spec &s, ffi::RemainingArgs args, ffi::RemainingR
         results.push_back(array_of(of_results, result_names[k], **buffer));
         ask_for_huge_pages((*buffer)->untyped_data(), (*buffer)->size_bytes());
     }
-    const std::vector<int64_t> mapped = results.empty() ? std::vector<int64_t>() : results[0].mapped;
+    if (refused(s, operands, results)) return unknown();
+    const std::vector<int64_t> mapped = results[0].mapped;
     std::vector<int64_t> place(mapped.size(), 0);
     Share share(s.share);
     for (;;) {
@@ -313,7 +369,7 @@ ffi::Error call(ffi::RemainingArgs args, ffi::RemainingRets rets, ffi::Span<cons
 {
     if (!bn) return ffi::Error(ffi::ErrorCode::kFailedPrecondition, "bnkern: the kernels were never handed over");
     if (operands.size() != args.size() || results.size() != rets.size() || integers.size() != 9 || reals.size() != 4)
-        return ffi::Error(ffi::ErrorCode::kInvalidArgument, "bnkern: expected a call of bnkern.jax of this version");
+        return unknown();
     const Spec s{integers[0], integers[1], integers[2], integers[3], integers[4], integers[5], integers[6],
                  integers[7], integers[8], reals[0],    reals[1],    reals[2],    reals[3]};
     try {
