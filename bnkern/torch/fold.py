@@ -18,8 +18,8 @@ from bnkern.torch.trace import FusionReport, has_hooks, layer_of, traced
 
 _FORWARD = (_nn.Linear, _nn.Conv1d, _nn.Conv2d, _nn.Conv3d)  # exact types: others may use their weight differently
 _TRANSPOSED = (_nn.ConvTranspose1d, _nn.ConvTranspose2d, _nn.ConvTranspose3d)
-_NORMS = (_nn.BatchNorm1d, _nn.BatchNorm2d, _nn.BatchNorm3d, _nn.SyncBatchNorm)
-_KNOWN = {*_NORMS, BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm}
+_NORMS = (_nn.BatchNorm1d, _nn.BatchNorm2d, _nn.BatchNorm3d, _nn.SyncBatchNorm, SyncBatchNorm)
+_KNOWN = {*_NORMS, BatchNorm1d, BatchNorm2d, BatchNorm3d}
 
 
 class FoldedLinear(_nn.Linear):

@@ -106,8 +106,10 @@ def sync_batch_norm(
     return y
 
 
-class SyncBatchNorm(FusedForward, torch.nn.SyncBatchNorm):
+class SyncBatchNorm(FusedForward, torch.nn.modules.batchnorm._BatchNorm):
     """torch.nn.SyncBatchNorm on bnkern's kernels, on CPU too: in training the statistics are the whole group's.
+
+    No subclass of torch.nn.SyncBatchNorm: DistributedDataParallel refuses those on CPU.
 
     Parameters
     ----------
@@ -122,9 +124,16 @@ class SyncBatchNorm(FusedForward, torch.nn.SyncBatchNorm):
     cannot be differentiated again: that raises.
     """
 
+    def __init__(self, num_features: int, *args: Any, process_group: Any = None, **options: Any) -> None:
+        super().__init__(num_features, *args, **options)
+        self.process_group = process_group
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+
     def forward(self, input: Tensor, residual: Tensor | None = None, activation: ActivationSpec = None) -> Tensor:
         self._check_input_dim(input)
-        self._check_non_zero_input_channels(input)
         group = self._group()
         tracked = self._count_batch()
         if group is None:
