@@ -72,7 +72,8 @@ ON_FRAMEWORKS = ("bnkern.torch", "bnkern.jax", "bnkern.engines.xla")
 MODULES = [
     m.name
     for m in pkgutil.walk_packages([str(PACKAGE)], "bnkern.")
-    if not {"demo", "__main__"} & set(m.name.split(".")) and not f"{m.name}.".startswith(tuple(f"{p}." for p in ON_FRAMEWORKS))
+    if not {"demo", "__main__"} & set(m.name.split("."))
+    and not f"{m.name}.".startswith(tuple(f"{p}." for p in ON_FRAMEWORKS))
 ]
 
 
