@@ -7,11 +7,13 @@ around the layers (hooks, optional arguments) is gone. Each such case is looked 
 from __future__ import annotations
 
 import inspect
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Node, Tracer
+from torch.fx import GraphModule, Node, Proxy, Tracer
 
 from bnkern.torch.modules import FusedForward
 
@@ -53,7 +55,29 @@ def fusion_report(module: torch.nn.Module) -> FusionReport:
     return report
 
 
+_AUGMENTED = (
+    "iadd", "iand", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow", "irshift", "isub", "itruediv",
+    "ixor",
+)  # fmt: skip
+
+
+class _Standin(Proxy):
+    """Knows `a += b` for what it is, a write into a; torch.fx's own would make it a = a + b."""
+
+
+def _in_place(name: str) -> Callable[[Proxy, Any], Any]:
+    function = getattr(operator, name)
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+for _name in _AUGMENTED:
+    setattr(_Standin, f"__{_name}__", _in_place(_name))
+
+
 class _Leaves(Tracer):
+    def proxy(self, node: Node) -> Proxy:
+        return _Standin(node, self)
+
     def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, FusedForward) or super().is_leaf_module(m, module_qualified_name)
 
@@ -119,9 +143,3 @@ def writes(made: GraphModule, node: Node) -> bool:
     in_place = name.endswith("_") and not name.endswith("__")
     in_place |= getattr(node.target, "__module__", "") == "_operator" and name in _AUGMENTED
     return in_place or bool(node.kwargs.get("inplace")) or "out" in node.kwargs or name in ("setitem", "__setitem__")
-
-
-_AUGMENTED = {
-    "iadd", "iand", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow", "irshift", "isub", "itruediv",
-    "ixor",
-}  # fmt: skip

@@ -1,7 +1,7 @@
 """Ten training steps of real networks with PyTorch's layers and with bnkern's: the same losses, to a derived bound.
 
-Training magnifies rounding errors, each network by a factor of its own. PyTorch's float32 run against PyTorch's float64
-run shows it: amplification = (largest difference of losses so far) / (float32's unit). bnkern's run in a dtype may then
+Training magnifies rounding errors, each network by a factor of its own. PyTorch's float32 run against its float64 run
+shows it: amplification = (largest difference of losses so far) / (float32's unit). bnkern's run in a dtype may then
 differ from the float64 run by what the same amplification makes of that dtype's unit; a factor of 16 covers that one such
 difference is a single draw of a random variable.
 """

@@ -20,8 +20,9 @@ def test_two_processes(tmp_path):
     command = [sys.executable, "-P", str(WORKER)]
     processes = [
         subprocess.Popen(
-            [*command, str(rank), "2", str(tmp_path / "meeting")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            [*command, str(rank), "2", str(tmp_path / "meeting")],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
         for rank in range(2)
     ]
     try:
