@@ -2,8 +2,8 @@
 
 Counted by callgrind, so the same to a few on every run, on a machine that is busy too. A channel of (128, 8192) costs
 its values and what is done once for it: coefficients, running statistics, casts. Two matrices of as many channels, one
-of 128 rows and one of 256, tell them apart. One thread; x86_v3, which valgrind knows (it has no AVX-512), unless --level
-says otherwise.
+of 128 rows and one of 256, tell them apart. One thread; x86_v3, which valgrind knows (it has no AVX-512), unless
+--level says otherwise.
 """
 
 from __future__ import annotations
