@@ -1,20 +1,55 @@
-"""The speed section of the README from figures: `python benchmarks/report.py --again FILE --readme` prints it."""
+"""The speed section of the README from figures: `python benchmarks/report.py --again FILE --readme` prints it, and with
+`--readme README.md` it takes the place of what stands there between its two marks.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from math import prod
+from pathlib import Path
 from typing import Any
 
+import layers
 from bars import OPS, WORDS, tally
-from figures import BIG, LIMIT, MEDIUM, ahead, chosen, extreme, geometric, mean, number, over, rival, sized, table
+from figures import (
+    BIG,
+    LIMIT,
+    MEDIUM,
+    Case,
+    ahead,
+    chosen,
+    extreme,
+    geometric,
+    mean,
+    number,
+    over,
+    rival,
+    sized,
+    table,
+    time_of,
+)
 
+BEGIN, END = "<!-- benchmarks/report.py --readme -->\n\n", "\n\n<!-- end of --readme -->"
 NAMES = {"inference": "inference", "train": "training", "backward": "backward"}
 
 
 def section(report: dict[str, Any]) -> str:
-    parts = [opening(report["machine"]), gains(report), worst(report), lost(report)]
+    parts = [opening(report["machine"]), network(report), gains(report), worst(report), lost(report)]
     parts += [sixteen(report["sixteen"]), small(report["small"]), CLOSING]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(wrapped(part) for part in parts if part)
+
+
+def wrapped(part: str) -> str:
+    """A paragraph of one line in lines of the README's length; tables stay."""
+    return part if "\n" in part else textwrap.fill(part, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def paste(report: dict[str, Any], path: Path) -> None:
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{path}: expected the marks {BEGIN.strip()} and {END.strip()}")
+    path.write_text(before + begin + section(report) + end + after)
 
 
 def opening(machine: dict[str, Any]) -> str:
@@ -26,10 +61,35 @@ def opening(machine: dict[str, Any]) -> str:
     return (
         "Batch normalisation is bound by memory, so the yardstick is the machine itself: the limit is a copy of x to y "
         "with non-temporal stores by the same threads, for backward a triad (dx = x + dy), in the same run. float32, "
-        "`out=` given, the layers of `benchmarks/shapes.txt`, calls interleaved, means geometric. "
+        "`out=` given, the layers of `benchmarks/shapes.txt`, calls interleaved, means geometric. Measured on "
         f"{machine['threads']} threads of an {machine['processor']} ({machine['isa']}{latency}), {machine['date']}, "
         f"commit {machine['commit']}; {rivals}."
     )
+
+
+def network(report: dict[str, Any], name: str = "resnet50") -> str:
+    """What all batch normalisation of a network takes, as often as it has each layer; empty where one is missing."""
+    listed = [layer.name for layer in layers.load() if layer.name.startswith(name + "/")]
+    whos = {"limit": "limit", "bnkern": "bnkern", "PyTorch": "torch", "oneDNN": "onednn"}
+    whos |= {"bnkern, new results": "bnkern fresh", "PyTorch, as called": "torch fresh"}
+    rows = []
+    for layout, words in WORDS.items():
+        for what, ops in (("a training step", ("train", "backward")), ("inference", ("inference",))):
+            cases = [
+                case for op in ops for case in chosen(report, list="shapes", layout=layout, op=op, dtype="float32")
+            ]
+            cases = [case for case in cases if case["layer"] in listed]
+            if len(cases) == len(listed) * len(ops):
+                rows.append((f"{what}, {words}", *(milliseconds(cases, who) for who in whos.values())))
+    if not rows:
+        return ""
+    said = "All batch normalisation of ResNet-50 at batch 32, without the rest of the network, milliseconds:"
+    return said + "\n\n" + table(("", *whos), rows)
+
+
+def milliseconds(cases: list[Case], who: str) -> str:
+    found = [(time_of(case, who), case["times"]) for case in cases]
+    return "-" if any(t is None for t, _ in found) else f"{1e3 * sum((t or 0.0) * n for t, n in found):.0f}"
 
 
 def gains(report: dict[str, Any]) -> str:

@@ -92,7 +92,10 @@ def arguments() -> argparse.Namespace:
     add("--out", type=Path, help="folder for figures and tables")
     add("--charts", type=Path, help="folder for the pictures")
     add("--again", type=Path, metavar="FILE.json", help="measure nothing: from these figures")
-    add("--readme", action="store_true", help="print the README's speed section instead of the tables")
+    add(
+        "--readme", type=Path, nargs="?", const=True, metavar="README.md",
+        help="print the README's speed section instead of the tables, or write it to its place there",
+    )  # fmt: skip
     args = parser.parse_args()
     args.seed = SystemRandom().randrange(10**6) if args.seed is None else args.seed
     args.ops = args.ops or list(suite.MAIN_OPS)
@@ -204,7 +207,10 @@ def how(case: Case, op: str) -> str:
 
 def publish(report: dict[str, Any], args: argparse.Namespace) -> None:
     seen = results.reduced(report, report["options"]["statistic"])
-    print(readme.section(seen) if args.readme else tables.render(seen))
+    if isinstance(args.readme, Path):
+        readme.paste(seen, args.readme)
+    else:
+        print(readme.section(seen) if args.readme else tables.render(seen))
     if args.again:
         stem = args.again.with_suffix("")
         if args.out or args.charts:

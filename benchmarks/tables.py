@@ -83,7 +83,8 @@ def head(machine: dict[str, Any], options: dict[str, Any]) -> str:
     lines = [
         f"# bnkern {machine['bnkern']} ({machine['commit']}) on {machine['processor']}, {machine['date']}",
         f"Threads: {machine['threads']}, {machine['isa']}, {machine['compiler']}, Python {machine['python']}, "
-        f"{packages}. Calls interleaved, {options['statistic']} of each. Shapes drawn with seed {options['seed']}.",
+        f"{packages}. Calls interleaved, {options['statistic']} of each."
+        + (f" Shapes drawn with seed {options['seed']}." if "drawn" in options["parts"] else ""),
     ]
     for when in ("before", "after"):
         if machine.get(when):

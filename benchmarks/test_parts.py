@@ -219,22 +219,35 @@ def test_report(tmp_path):
     assert "training, channels first" in run(tmp_path, "--again", str(summary), "--readme")
 
 
+def test_the_readme_says_what_the_results_say():
+    """Mend it with: python benchmarks/report.py --again benchmarks/results/FILE.json --readme README.md."""
+    told = (HERE.parent / "README.md").read_text().partition(readme.BEGIN)[2].partition(readme.END)[0]
+    kept = [results.reduced(results.load(path), "median") for path in (HERE / "results").glob("*.json")]
+    assert told in [readme.section(report) for report in kept]
+
+
+def test_readme_is_pasted_between_its_marks(tmp_path):
+    page, report = tmp_path / "README.md", report_of() | {"machine": FACTS}
+    page.write_text(f"before\n{readme.BEGIN}old{readme.END}\nafter\n")
+    readme.paste(report, page)
+    assert page.read_text() == f"before\n{readme.BEGIN}{readme.section(report)}{readme.END}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="expected the marks"):
+        readme.paste(report, page)
+
+
+STATE = {"load": 0.1, "one way ns": 40.0}
+FACTS = {
+    "bnkern": "1", "commit": "c", "processor": "p", "date": "d", "threads": 2, "isa": "x86_v4", "compiler": "gcc",
+    "python": "3", "packages": {"torch": "2.13.0+cpu", "onednn": "3.13"}, "before": STATE, "after": STATE,
+}  # fmt: skip
+
+
 def test_every_part_reaches_the_page():
-    state = {"load": 0.1, "one way ns": 40.0}
-    facts = {
-        "bnkern": "1",
-        "commit": "c",
-        "processor": "p",
-        "date": "d",
-        "threads": 2,
-        "isa": "x86_v4",
-        "compiler": "gcc",
-    }
-    facts |= {"python": "3", "packages": {"torch": "2.13.0+cpu", "onednn": "3.13"}, "before": state, "after": state}
     us = {op: {"float32": 2.0, "bfloat16": 1.0, "float16": 3.0} for op in suite.MAIN_OPS}
     times = {"bnkern": 1e-6, "bnkern, slices": 1.2e-6, "torch": 4e-6}
-    report = report_of(one("a", limit=1.0, bnkern=1.2, torch=6.0)) | {"machine": facts}
-    report["options"] = {"statistic": "median", "seed": 5}
+    report = report_of(one("a", limit=1.0, bnkern=1.2, torch=6.0)) | {"machine": FACTS}
+    report["options"] = {"statistic": "median", "seed": 5, "parts": ["drawn"]}
     report["corners"] = [{"op": "train", "MB": 4, "channels": 3, "x limit": [1.0, None, 2.6] + [1.0] * 5}]
     report["sixteen"] = [{"isa": "x86_v3", "layer": "a", "shape": [4096, 2048], "layout": "nhwc", "us": us}]
     report["small"] = [{"shape": [4, 8], "op": "train", "warm": times, "after": times}]
