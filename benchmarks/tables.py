@@ -53,8 +53,9 @@ def render(report: dict[str, Any]) -> str:
 
 
 BARS = """\
-Issue 10's bars, float32, for the layers of `shapes.txt`, for shapes drawn at random in this run and for those without a
-round number. Rivals write to memory that exists; oneDNN has the best of its layouts and versions for each line."""
+The bars of `bars.py`, float32, for the layers of `shapes.txt`, for shapes drawn at random in this run and for those
+without a round number. Rivals write to memory that exists; oneDNN has the best of its layouts and versions for each
+line."""
 LOST = """\
 bnkern writes to `out=`; every dtype and size that was measured, worst first. oneDNN is called from C, prepared
 beforehand; below 1 MB bnkern's way through Python counts."""
