@@ -106,7 +106,9 @@ def calls(build: str, case: Case, op: str) -> dict[str, Call]:
 
 
 def make(build: str, case: Case, op: str, layout: int) -> Primitive | None:
-    if op not in OPS or not 2 <= case.x.ndim <= 5 or (case.x.ndim == 2 and layout != OF_MATRIX):
+    if op not in OPS or case.x.dtype.name not in TYPES or not 2 <= case.x.ndim <= 5:
+        return None
+    if case.x.ndim == 2 and layout != OF_MATRIX:
         return None
     primitive = Primitive(library(build), case, op, layout)
     return primitive if primitive.handle else None

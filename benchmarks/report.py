@@ -38,7 +38,6 @@ HERE = Path(__file__).resolve().parent
 LISTS = {"shapes": HERE / "shapes.txt", "odd": HERE / "odd_shapes.txt"}
 PARTS = ("shapes", "odd", "drawn", "dtypes", "corners", "sixteen", "small")
 STANDARD_RIVALS = ["torch", "onednn", "onednn-gomp"]
-LEVELS = ("x86_v3", "x86_v4")  # 16 bit is measured on those that this processor has
 
 
 def main() -> None:
@@ -141,7 +140,7 @@ def measure_part(report: dict[str, Any], part: str, args: argparse.Namespace, na
     elif part == "small":
         report["small"] = small.figures(names, 0.01 if quick else 0.5)
     elif part == "sixteen":
-        for level in (level for level in LEVELS if level in kernels.levels()):
+        for level in (level for level in bars.SIXTEEN if level in kernels.levels()):
             note(f"16 bit on {level}")
             report["sixteen"] += sixteen.on_level(level, args.layouts, args.seconds / 2, quick)
     else:

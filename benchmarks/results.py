@@ -30,6 +30,11 @@ def load(path: Path) -> Report:
     return completed(report)
 
 
+def kept(folder: Path) -> list[Report]:
+    """The summaries in a folder, one for each machine; other programs may keep theirs beside them."""
+    return [load(path) for path in sorted(folder.glob("*.json")) if "layers" in json.loads(path.read_text())]
+
+
 def completed(report: Report) -> Report:
     """With what follows from shape, dtype and operation."""
     for case in report["cases"]:
