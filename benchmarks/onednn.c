@@ -14,11 +14,13 @@
 
 enum { INFERENCE, TRAIN, BACKWARD, FROZEN };
 
-#define FUNCTIONS(X)                                                                                                     \
-    X(version) X(get_effective_cpu_isa) X(engine_create) X(stream_create) X(stream_wait) X(stream_destroy) X(memory_create) X(memory_destroy)     \
-    X(memory_desc_create_with_tag) X(memory_desc_get_size) X(memory_desc_destroy) X(primitive_create)                    \
-    X(primitive_execute) X(primitive_destroy) X(primitive_desc_destroy) X(reorder_primitive_desc_create)                 \
-    X(batch_normalization_forward_primitive_desc_create) X(batch_normalization_backward_primitive_desc_create)
+#define FUNCTIONS(X)                                                                                             \
+    X(version)                                                                                                   \
+    X(get_effective_cpu_isa) X(engine_create) X(stream_create) X(stream_wait) X(stream_destroy) X(memory_create) \
+        X(memory_destroy) X(memory_desc_create_with_tag) X(memory_desc_get_size) X(memory_desc_destroy)          \
+            X(primitive_create) X(primitive_execute) X(primitive_destroy) X(primitive_desc_destroy)              \
+                X(reorder_primitive_desc_create) X(batch_normalization_forward_primitive_desc_create)            \
+                    X(batch_normalization_backward_primitive_desc_create)
 
 #define MEMBER(name) __typeof__(dnnl_##name) *name;
 static struct {
@@ -60,7 +62,7 @@ int bench_start(const char *path, int threads)
 {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) return 1;
-#define LOOK_UP(name)                                                                                                    \
+#define LOOK_UP(name) \
     if (!(dnnl.name = (__typeof__(dnnl.name))dlsym(library, "dnnl_" #name))) return 2;
     FUNCTIONS(LOOK_UP)
     if (limit_threads(library, threads)) return 3;
@@ -145,7 +147,8 @@ static dnnl_primitive_desc_t describe_call(int op, dnnl_memory_desc_t md, float 
     if (dnnl.batch_normalization_forward_primitive_desc_create(&hint, engine, forward, md, md, eps, flags, NULL))
         return NULL;
     if (op == INFERENCE || op == TRAIN) return hint;
-    if (dnnl.batch_normalization_backward_primitive_desc_create(&pd, engine, backward, md, md, md, eps, flags, hint, NULL))
+    if (dnnl.batch_normalization_backward_primitive_desc_create(&pd, engine, backward, md, md, md, eps, flags, hint,
+                                                                NULL))
         return NULL;
     return pd;
 }
