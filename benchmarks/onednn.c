@@ -1,9 +1,10 @@
 /* Batch normalisation by oneDNN through its C API: one call, made for a shape, a layout and arrays, then run often.
  *
- * Compiled by onednn.py when it is needed, once for each oneDNN that is installed. That library is opened by its path and
- * its functions are looked up, because two versions have the same name for the linker. All memory is the caller's; `layout`
- * is 0 for channels first, 1 for channels last, 2 for blocks of channels (what oneDNN's own convolutions use: 16 with AVX-512,
- * else 8). `type` is 0 for float32, 1 for bfloat16, 2 for float16, 3 for float64. Functions return 0, or a pointer, when all went well.
+ * Compiled by onednn.py when it is needed, once for each oneDNN that is installed. That library is opened by its path
+ * and its functions are looked up, because two versions have the same name for the linker. All memory is the caller's;
+ * `layout` is 0 for channels first, 1 for channels last, 2 for blocks of channels (what oneDNN's own convolutions use:
+ * 16 with AVX-512, else 8). `type` is 0 for float32, 1 for bfloat16, 2 for float16, 3 for float64. Functions return 0,
+ * or a pointer, when all went well.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -14,13 +15,14 @@
 
 enum { INFERENCE, TRAIN, BACKWARD, FROZEN };
 
-#define FUNCTIONS(X)                                                                                             \
-    X(version)                                                                                                   \
-    X(get_effective_cpu_isa) X(engine_create) X(stream_create) X(stream_wait) X(stream_destroy) X(memory_create) \
-        X(memory_destroy) X(memory_desc_create_with_tag) X(memory_desc_get_size) X(memory_desc_destroy)          \
-            X(primitive_create) X(primitive_execute) X(primitive_destroy) X(primitive_desc_destroy)              \
-                X(reorder_primitive_desc_create) X(batch_normalization_forward_primitive_desc_create)            \
-                    X(batch_normalization_backward_primitive_desc_create)
+/* clang-format off */
+#define FUNCTIONS(X) \
+    X(version) X(get_effective_cpu_isa) X(engine_create) X(stream_create) X(stream_wait) X(stream_destroy) \
+    X(memory_create) X(memory_destroy) X(memory_desc_create_with_tag) X(memory_desc_get_size) \
+    X(memory_desc_destroy) X(primitive_create) X(primitive_execute) X(primitive_destroy) \
+    X(primitive_desc_destroy) X(reorder_primitive_desc_create) \
+    X(batch_normalization_forward_primitive_desc_create) X(batch_normalization_backward_primitive_desc_create)
+/* clang-format on */
 
 #define MEMBER(name) __typeof__(dnnl_##name) *name;
 static struct {

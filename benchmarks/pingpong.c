@@ -1,8 +1,8 @@
 /* How long one core waits for another: two threads hand one cache line back and forth. Compiled by machine.py.
  *
- * In a virtual machine the answer changes within the hour (30 to 55 ns, or about 200 ns, on the machines seen so far): where
- * the host has put the cores decides how fast cached data goes from one to the other and how much two cores can write
- * together. So it stands beside every figure.
+ * In a virtual machine the answer changes within the hour (30 to 55 ns, or about 200 ns, on the machines seen so far):
+ * where the host has put the cores decides how fast cached data goes from one to the other and how much two cores can
+ * write together. So it stands beside every figure.
  */
 #include <pthread.h>
 #include <stdatomic.h>
