@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
 import onednn
 
 from bnkern import get_num_threads
-from bnkern.cli.measure import EPS, Call, Case, torch_calls
+from bnkern.cli.measure import EPS, Call, Case, settle, torch_calls
 
 
 class Rival(NamedTuple):
@@ -44,6 +46,22 @@ def calls(case: Case, op: str, names: list[str]) -> dict[str, Call]:
         for name in names:
             found |= RIVALS[name].calls(case, op)
     return found
+
+
+def contenders(found: dict[str, Call], within: float = 1.4) -> dict[str, Call]:
+    """Without oneDNN's layouts that are far behind its best: the best is what counts, and the others take long."""
+    mine = {name: call for name, call in found.items() if name.startswith("onednn")}
+    once = {name: min(_seconds(call) for _ in range(3)) for name, call in mine.items()}
+    slow = [name for name in mine if once[name] > within * min(once.values())]
+    return {name: call for name, call in found.items() if name not in slow}
+
+
+def _seconds(call: Call) -> float:
+    settle()
+    call()
+    begin = perf_counter()
+    call()
+    return perf_counter() - begin
 
 
 # --- the formula, in NumPy and in JAX ---------------------------------------------------------------------
@@ -143,7 +161,7 @@ def onnxruntime_calls(case: Case, op: str) -> dict[str, Call]:
 
 RIVALS = {
     "torch": Rival(torch_calls, ("torch",)),
-    "onednn": Rival(onednn.calls, (), onednn.missing),
+    **{b: Rival(partial(onednn.calls, b), (), partial(onednn.missing, b)) for b in onednn.BUILDS},
     "jax": Rival(jax_calls, ("jax",)),
     "onnxruntime": Rival(onnxruntime_calls, ("onnxruntime", "onnx")),
     "numpy": Rival(numpy_calls, ()),

@@ -15,10 +15,11 @@ from bnkern.cli.measure import LAYOUTS, OPS, Call, Case, kernel, limit, with_thr
 
 NAMES = {"nchw": LAYOUTS[0], "nhwc": LAYOUTS[1]}
 DTYPES = DTYPES
-SMALL = [Layer(f"small/{'x'.join(map(str, s))}", s, 1) for s in ((4, 8), (32, 64), (2, 32, 14, 14))]
-SMALL_OPS = ("inference", "train", "backward")
+MAIN_OPS = ("inference", "train", "backward")
 QUICK = ("tiny", "online/tile")
-SWEEP = [Layer(f"sweep/{n}", (n, 16, 16, 16), 1) for n in (1 << k for k in range(14))]
+# Layers from all parts of the list, for what would take too long on all of it: other dtypes, ReLU, one thread.
+SELECTED = ("resnet50/conv2_wide", "resnet50/conv3", "resnet50/conv4_wide", "resnet50/conv5", "mlp/fat")
+VARIANTS = ("none", "fresh", "all")
 
 
 class Problem(NamedTuple):
@@ -43,22 +44,19 @@ def problems(
                     yield Problem(layer, layout, dtype)
 
 
-def calls(case: Case, op: str, names: list[str], variants: bool = True) -> dict[str, Call]:
+def selected() -> list[Layer]:
+    return [layer for layer in layers.load() if layer.name in SELECTED]
+
+
+def calls(case: Case, op: str, names: list[str], variants: str = "all") -> dict[str, Call]:
     """What is timed together: bnkern, its limit, other ways to call bnkern, and the rivals `names`."""
     found = {"limit": limit(case, OPS[op]), "bnkern": kernel(case, op)}
-    if variants and op != "stats":
+    if variants != "none" and op != "stats":
         found["bnkern fresh"] = kernel(case, op, fresh=True)
+    if variants == "all" and op != "stats":
         found["bnkern relu"] = kernel(case, op, relu=True)
         found["bnkern residual"] = kernel(case, op, residual=True)
-    if variants and get_num_threads() > 1:
+    if variants == "all" and get_num_threads() > 1:
         found["bnkern 1 thread"] = with_threads(1, kernel(case, op))
         found["limit 1 thread"] = limit(case, OPS[op], threads=1)
     return found | rivals.calls(case, op, names)
-
-
-def small_calls(case: Case, op: str, names: list[str]) -> dict[str, Call]:
-    """Small calls as a user makes them, with a new result: bnkern and PyTorch's functional form."""
-    found = {"bnkern": kernel(case, op, fresh=True)}
-    if "torch" in names:
-        found["torch"] = rivals.calls(case, op, ["torch"])["torch fresh"]
-    return found

@@ -1,158 +1,101 @@
-"""Markdown tables from the figures that report.py keeps. Ratios are of times of one run."""
+"""The page of results: Markdown tables from a report with one number for each time."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from math import exp, log
+from math import prod
 from typing import Any
 
-from layers import load
+import bars
+import corners
+import layers
+from figures import (
+    BIG,
+    COMPARED,
+    LIMIT,
+    MEDIUM,
+    VARIANTS,
+    Case,
+    extreme,
+    geometric,
+    mean,
+    number,
+    sized,
+    table,
+    time_of,
+    values,
+)
 
-BIG, MEDIUM = 16e6, 1e6  # bytes of x
-Case = dict[str, Any]
-Ratio = Callable[[Case], float | None]
-
-
-# --- ratios -----------------------------------------------------------------------------------------------
-
-
-def reduced(report: dict[str, Any], statistic: str) -> dict[str, Any]:
-    """The figures with one number of seconds for each who took part: "median", "least" ..."""
-
-    def one(case: Case) -> Case:
-        return case | {"seconds": {who: times[statistic] for who, times in case["seconds"].items()}}
-
-    return report | {part: [one(case) for case in report[part]] for part in ("cases", "small", "sweep")}
-
-
-def time_of(case: Case, who: str) -> float | None:
-    """Seconds; "onednn" is the best of its layouts. None where it did not take part."""
-    found = [
-        seconds
-        for name, seconds in case["seconds"].items()
-        if name == who or (who == "onednn" and name.startswith("onednn "))
-    ]
-    return min(found) if found else None
-
-
-def over(a: str, b: str) -> Ratio:
-    """How many times as long `a` takes as `b`."""
-
-    def ratio(case: Case) -> float | None:
-        x, y = time_of(case, a), time_of(case, b)
-        return None if x is None or y is None else x / y
-
-    return ratio
-
-
-def own_read(case: Case) -> float | None:
-    """The time that a fused residual costs, in times of reading it: half a copy, a third of a triad."""
-    plain, fused, limit = (time_of(case, who) for who in ("bnkern", "bnkern residual", "limit"))
-    if plain is None or fused is None or limit is None:
-        return None
-    return (fused - plain) / (limit / (2 if case["limit"] == "copy" else 3))
-
-
-COMPARED = {
-    "torch": over("torch", "bnkern"),
-    "torch fresh": over("torch fresh", "bnkern fresh"),
-    "oneDNN, best layout": over("onednn", "bnkern"),
-    "JAX": over("jax", "bnkern fresh"),
-    "ONNX Runtime": over("onnxruntime", "bnkern"),
-    "NumPy": over("numpy", "bnkern fresh"),
-}
-VARIANTS = {
-    "fresh output": over("bnkern fresh", "bnkern"),
-    "ReLU": over("bnkern relu", "bnkern"),
-    "residual, in its reads": own_read,
-    "1 thread": over("bnkern 1 thread", "bnkern"),
-    "limit, 1 thread": over("limit 1 thread", "limit"),
-}
-LIMIT = over("bnkern", "limit")
-
-
-def values(cases: Iterable[Case], ratio: Ratio) -> list[float]:
-    return [value for case in cases if (value := ratio(case)) is not None and value > 0]
-
-
-def mean(cases: Iterable[Case], ratio: Ratio) -> float | None:
-    """Geometric mean."""
-    found = values(cases, ratio)
-    return exp(sum(map(log, found)) / len(found)) if found else None
-
-
-def sized(cases: list[Case], least: float, most: float = float("inf")) -> list[Case]:
-    return [case for case in cases if least <= case["size"] < most]
-
-
-# --- tables -----------------------------------------------------------------------------------------------
+Groups = dict[tuple[str, str, str], list[Case]]
 
 
 def render(report: dict[str, Any]) -> str:
     """The whole page."""
-    groups: dict[tuple[str, str, str], list[Case]] = {}
+    groups: Groups = {}
     for case in report["cases"]:
         groups.setdefault((case["dtype"], case["op"], case["layout"]), []).append(case)
-    parts = [head(report["machine"])]
+    parts = [head(report["machine"], report["options"])]
     if groups:
-        parts += [
-            "## Against the limit",
-            AGAINST,
-            summary(groups),
-            "## Against other libraries",
-            OTHERS,
-            compared(groups),
-        ]
-        parts += [
-            "## Other ways to call it",
-            WAYS,
-            variants(groups),
-            sixteen(groups),
-            networks(report["cases"]),
-        ]
+        parts += ["## Bars", BARS, bars.text(report)]
+        parts += ["## Lines where a rival is faster", LOST, bars.losses_text(report)]
+        parts += ["## Against the limit", AGAINST, summary(groups)]
+        parts += ["## Against other libraries", OTHERS, compared(groups)]
+        parts += ["## Other ways to call it", WAYS, variants(groups), networks(report["cases"])]
+    if report["corners"]:
+        parts += ["## Slow corners", CORNERS, *corners.tables(report["corners"])]
+    if report["sixteen"]:
+        parts += ["## 16 bit over float32", SIXTEEN, sixteen(report["sixteen"])]
     if report["small"]:
         parts += ["## Small calls", SMALL, small(report["small"])]
     for (dtype, op, layout), cases in groups.items():
-        parts += [f"## {op}, {layout}, {dtype}", layers(cases)]
+        parts += [f"## {op}, {layout}, {dtype}", lines_of(cases)]
     return "\n\n".join(part for part in parts if part)
 
 
+BARS = """\
+The bars of `bars.py`, float32, for the layers of `shapes.txt`, for shapes drawn at random in this run and for those
+without a round number. Rivals write to memory that exists; oneDNN has the best of its layouts and versions for each
+line."""
+LOST = """\
+bnkern writes to `out=`; every dtype and size that was measured, worst first. oneDNN is called from C, prepared
+beforehand; below 1 MB bnkern's way through Python counts."""
 AGAINST = """\
 Times the limit: all threads copying the same bytes with non-temporal stores, for backward and frozen a
 triad (dx = x + dy). Geometric means, over layers by the size of x. frozen is dx alone from frozen
 statistics: it moves two thirds of the triad's bytes. stats reads half of what a copy moves."""
 OTHERS = """\
-How many times as long the others take. torch is called warm (it writes to memory that exists); torch fresh
-makes its result, as do JAX and NumPy, and stands against bnkern that does too. Geometric means over layers
-of 16 MB or more, in brackets over those of 1 to 16 MB."""
+How many times as long the others take. torch writes to memory that exists; torch fresh is called as its users do, as
+are JAX and NumPy, and stands against bnkern with a new result. Geometric means over layers of 16 MB or more, in
+brackets over those of 1 to 16 MB."""
 WAYS = """\
 As multiples of the plain call's time, for layers of 16 MB or more; a residual (with ReLU) in times of its own
 read; one thread beside all of them, for bnkern and for the limit."""
+CORNERS = """\
+Times the limit, float32, by channels (downwards) and by how many values of a channel lie side by side."""
+SIXTEEN = """\
+Time over float32's of the same shape, all three in turn; each instruction set in a process of its own."""
 SMALL = """\
-With new results, microseconds; torch is `torch.nn.functional.batch_norm` without autograd, for backward its
-kernel."""
+With new results, microseconds. slices: arrays that own no memory. torch is `torch.nn.functional.batch_norm` without
+autograd, for backward its kernel. warm: the call follows itself; after: half a megabyte of other work comes between."""
 
 
-def head(machine: dict[str, Any]) -> str:
+def head(machine: dict[str, Any], options: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {found}" for name, found in machine["packages"].items())
-    return (
-        f"# bnkern {machine['bnkern']} on {machine['processor']}, {machine['date']}\n\n"
+    lines = [
+        f"# bnkern {machine['bnkern']} ({machine['commit']}) on {machine['processor']}, {machine['date']}",
         f"Threads: {machine['threads']}, {machine['isa']}, {machine['compiler']}, Python {machine['python']}, "
-        f"{packages}. Load average before: {machine['load before']}. Calls interleaved."
-    )
+        f"{packages}. Calls interleaved, {options['statistic']} of each."
+        + (f" Shapes drawn with seed {options['seed']}." if "drawn" in options["parts"] else ""),
+    ]
+    for when in ("before", "after"):
+        if machine.get(when):
+            lines.append(f"State {when}: " + ", ".join(f"{k} {v}" for k, v in machine[when].items()) + ".")
+    if machine.get("after"):
+        lines.append("The two states differ where the host has moved the cores: then ratios across sections mislead.")
+    return "\n\n".join(lines)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
-
-
-def summary(groups: dict[tuple[str, str, str], list[Case]]) -> str:
+def summary(groups: Groups) -> str:
     header = ("dtype, op, layout", "16 MB or more", "worst of them", "1 to 16 MB", "worst of them", "smaller")
     rows = []
     for key, cases in groups.items():
@@ -163,13 +106,11 @@ def summary(groups: dict[tuple[str, str, str], list[Case]]) -> str:
 
 
 def worst(cases: list[Case]) -> str:
-    if not values(cases, LIMIT):
-        return "-"
-    case = max(cases, key=lambda c: LIMIT(c) or 0)
-    return f"{number(LIMIT(case))} {case['layer']}"
+    found = extreme(cases, LIMIT)
+    return "-" if found is None else f"{number(found[0])} {found[1]['layer']}"
 
 
-def compared(groups: dict[tuple[str, str, str], list[Case]]) -> str:
+def compared(groups: Groups) -> str:
     names = [n for n, ratio in COMPARED.items() if any(values(cases, ratio) for cases in groups.values())]
     rows = []
     for key, cases in groups.items():
@@ -181,36 +122,13 @@ def compared(groups: dict[tuple[str, str, str], list[Case]]) -> str:
     return table(("dtype, op, layout", *names), rows) if names else "No other library took part."
 
 
-def variants(groups: dict[tuple[str, str, str], list[Case]]) -> str:
-    rows = [
-        (", ".join(key), *(number(mean(sized(cases, BIG), ratio)) for ratio in VARIANTS.values()))
-        for key, cases in groups.items()
-        if sized(cases, BIG)
-    ]
-    return table(("dtype, op, layout", *VARIANTS), rows) if rows else "No layer is that large."
-
-
-def sixteen(groups: dict[tuple[str, str, str], list[Case]]) -> str:
-    """Other dtypes' times over float32's for the same layer."""
+def variants(groups: Groups) -> str:
     rows = []
-    for (dtype, op, layout), cases in groups.items():
-        single = {case["layer"]: case for case in groups.get(("float32", op, layout), [])}
-        pairs = [(case, single[case["layer"]]) for case in cases if case["layer"] in single]
-        ratios = [
-            a / b for c, s in pairs if (a := time_of(c, "bnkern")) and (b := time_of(s, "bnkern")) and s["size"] >= BIG
-        ]
-        if dtype != "float32" and ratios:
-            rows.append(
-                (
-                    f"{dtype}, {op}, {layout}",
-                    number(exp(sum(map(log, ratios)) / len(ratios))),
-                    number(max(ratios)),
-                )
-            )
-    if not rows:
-        return ""
-    text = "Time over float32's, layers of 16 MB or more in float32:"
-    return text + "\n\n" + table(("dtype, op, layout", "geometric mean", "worst"), rows)
+    for key, cases in groups.items():
+        found = [mean(sized(cases, BIG), ratio) for ratio in VARIANTS.values()]
+        if any(value is not None for value in found):
+            rows.append((", ".join(key), *map(number, found)))
+    return table(("dtype, op, layout", *VARIANTS), rows) if rows else "Not measured."
 
 
 def networks(cases: list[Case]) -> str:
@@ -218,10 +136,10 @@ def networks(cases: list[Case]) -> str:
 
     Of networks that are listed with more than one layer, and were measured whole.
     """
-    listed = Counter(layer.name.partition("/")[0] for layer in load())
+    listed = Counter(layer.name.partition("/")[0] for layer in layers.load())
     sums: dict[tuple[str, ...], list[Case]] = {}
     for case in cases:
-        if "/" in case["layer"]:
+        if case["list"] == "shapes" and "/" in case["layer"]:
             key = (case["layer"].partition("/")[0], case["dtype"], case["op"], case["layout"])
             sums.setdefault(key, []).append(case)
     whos = ("limit", "bnkern", "torch", "onednn")
@@ -230,27 +148,46 @@ def networks(cases: list[Case]) -> str:
         if len(members) == listed[key[0]] > 1 and key[2] in ("train", "backward", "inference"):
             totals = [[(time_of(case, who), case["times"]) for case in members] for who in whos]
             cells = [
-                "-" if any(t is None for t, _ in part) else f"{1e3 * sum(t * n for t, n in part):.1f}"
+                "-" if any(t is None for t, _ in part) else f"{1e3 * sum((t or 0) * n for t, n in part):.1f}"
                 for part in totals
-            ]  # type: ignore[operator]
+            ]
             rows.append((", ".join(key), *cells))
     if not rows:
         return ""
     return "All layers of a network, milliseconds:\n\n" + table(("network", *whos), rows)
 
 
-def small(cases: list[Case]) -> str:
+def sixteen(lines: list[dict[str, Any]]) -> str:
+    groups: dict[tuple[str, ...], list[tuple[float, dict[str, Any]]]] = {}
+    for line in lines:
+        for op, us in line["us"].items():
+            for dtype in us:
+                if dtype != "float32":
+                    key = (line["isa"], dtype, op, line["layout"])
+                    groups.setdefault(key, []).append((us[dtype] / us["float32"], line))
     rows = []
-    for case in cases:
-        mine, torch = time_of(case, "bnkern"), time_of(case, "torch")
-        assert mine is not None
-        shape = ",".join(map(str, case["shape"]))
-        beside = ("-", "-") if torch is None else (f"{1e6 * torch:.1f}", f"{mine / torch:.2f}")
-        rows.append((f"({shape}) {case['op']}", f"{1e6 * mine:.1f}", *beside))
-    return table(("call", "bnkern", "torch", "bnkern / torch"), rows)
+    for key, found in sorted(groups.items()):
+        big = [ratio for ratio, line in found if 4 * prod(line["shape"]) >= BIG]
+        small = [ratio for ratio, line in found if 4 * prod(line["shape"]) < BIG]
+        value, line = max(found, key=lambda pair: pair[0])
+        means = [number(geometric(part)) for part in (big, small)]
+        rows.append((", ".join(key), *means, f"{number(value)} {line['layer']}"))
+    return table(("level, dtype, op, layout", "16 MB or more in float32", "smaller", "worst"), rows)
 
 
-def layers(cases: list[Case]) -> str:
+def small(lines: list[dict[str, Any]]) -> str:
+    rows = []
+    for line in lines:
+        for how in ("warm", "after"):
+            times = line[how]
+            whos = ("bnkern", "bnkern, slices", "torch")
+            cells = [f"{1e6 * times[who]:.1f}" if who in times else "-" for who in whos]
+            part = f"{times['bnkern'] / times['torch']:.2f}" if "torch" in times else "-"
+            rows.append((f"({','.join(map(str, line['shape']))}) {line['op']}, {how}", *cells, part))
+    return table(("call", "bnkern", "slices", "torch", "bnkern / torch"), rows)
+
+
+def lines_of(cases: list[Case]) -> str:
     """One line for each layer: size, times, and who takes how long."""
     names = [name for name, ratio in COMPARED.items() if values(cases, ratio)]
     rows = []
@@ -262,16 +199,8 @@ def layers(cases: list[Case]) -> str:
             (
                 case["layer"], "x".join(map(str, case["shape"])), f"{case['size'] / 1e6:.3g}",
                 f"{1e3 * limit:.3g}", f"{1e3 * mine:.3g}", f"{case['bytes'] / mine / 1e9:.1f}",
-                number(mine / limit), *(number(COMPARED[name](case)) for name in names), told(case["how"]),
+                number(mine / limit), *(number(COMPARED[name](case)) for name in names), case["how"],
             )
         )  # fmt: skip
     header = ("layer", "shape", "MB", "limit ms", "bnkern ms", "GB/s", "x limit", *names, "how")
     return table(header, rows)
-
-
-def told(how: dict[str, Any]) -> str:
-    """Strategy, stores and threads, as far as bnkern tells them."""
-    words = [str(how[key]) for key in ("strategy", "stores") if how.get(key)]
-    if "threads" in how:
-        words.append("1 thread" if how["threads"] == 1 else f"{how['threads']} threads")
-    return ", ".join(words)

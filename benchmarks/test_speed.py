@@ -4,9 +4,12 @@ The calls of a case are timed in turn (bnkern.cli.measure.measure), by the test 
 their part. pytest-benchmark gets the samples through a clock that replays them.
 """
 
+import onednn
 import pytest
 import rivals
+import small
 import suite
+from layers import Layer
 
 import bnkern
 from bnkern._call import OPERATIONS
@@ -14,8 +17,8 @@ from bnkern._dtypes import ITEMSIZE
 from bnkern._native import kernels
 from bnkern.cli.measure import OPS
 
-WHO = ["bnkern", "limit", "bnkern fresh", "torch", "torch fresh", "onednn cf", "onednn cl", "onednn blocked"]
-WHO += ["jax", "onnxruntime", "numpy"]
+WHO = ["bnkern", "limit", "bnkern fresh", "torch", "torch fresh", "jax", "onnxruntime", "numpy"]
+WHO += [f"{build} {layout}" for build in onednn.BUILDS for layout in onednn.LAYOUTS]
 
 _now = 0.0
 
@@ -32,7 +35,7 @@ def advance(seconds):
 
 def show(benchmark, group, samples, who, info):
     """Hand the samples of `who` to pytest-benchmark; skip by name what is not there."""
-    name = who.split()[0]
+    name = who.split()[0].rstrip(",")
     if who not in samples:
         absent = rivals.missing(name) if name in rivals.RIVALS else None
         pytest.skip(absent or f"{who} has no such call")
@@ -61,12 +64,12 @@ def test_layer(benchmark, samples, problem, op, who):
 
 
 @pytest.mark.benchmark(timer=replayed)
-@pytest.mark.parametrize("who", ["bnkern", "torch"])
-@pytest.mark.parametrize("op", suite.SMALL_OPS)
-@pytest.mark.parametrize("layer", suite.SMALL, ids=lambda layer: layer.name)
-def test_small(benchmark, samples, layer, op, who):
-    problem = suite.Problem(layer, "nhwc" if len(layer.shape) == 2 else "nchw", "float32")
-    found = samples(problem, op, suite.small_calls)
+@pytest.mark.parametrize("who", ["bnkern", "bnkern, slices", "torch"])
+@pytest.mark.parametrize("op", small.OPS)
+@pytest.mark.parametrize("shape", small.SHAPES, ids=str)
+def test_small(benchmark, samples, shape, op, who):
+    problem = suite.Problem(Layer(f"small/{shape}", shape, 1), "nhwc" if len(shape) == 2 else "nchw", "float32")
+    found = samples(problem, op, small.calls_of)
     info = {"isa": kernels.level(), "threads": bnkern.get_num_threads()}
     show(benchmark, f"small calls, {op}", found, who, info)
 
