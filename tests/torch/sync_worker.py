@@ -1,5 +1,6 @@
 """One process of tests/torch/test_sync.py: rank, processes, meeting file; ends with an error if a check fails."""
 
+import copy
 import sys
 
 import pytest
@@ -65,8 +66,7 @@ def whole_model(rank):
 
     torch.manual_seed(1)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
-    alone = bt.convert(nn.Sequential(*[type(m)(*a) for m, a in zip(model, [(3, 4, 3), (4,), (), (), (64, 2)], strict=True)]))
-    alone.load_state_dict(model.state_dict())
+    alone = bt.convert(copy.deepcopy(model))
     spread = nn.parallel.DistributedDataParallel(bt.convert(bt.convert_sync(model), fuse=True))
     x = torch.randn(4, 3, 6, 6)
     for m, part, scale in ((alone, x, 0.5), (spread, x[2 * rank : 2 * rank + 2], 1.0)):

@@ -2,7 +2,7 @@
 
 Training magnifies rounding errors, each network by a factor of its own. PyTorch's float32 run against its float64 run
 shows it: amplification = (largest difference of losses so far) / (float32's unit). bnkern's run in a dtype may then
-differ from the float64 run by what the same amplification makes of that dtype's unit; a factor of 16 covers that one such
+differ from the float64 run by what the same amplification makes of that dtype's unit; a factor of 16 covers that such a
 difference is a single draw of a random variable.
 """
 

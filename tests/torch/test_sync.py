@@ -18,11 +18,9 @@ WORKER = Path(__file__).with_name("sync_worker.py")
 def test_two_processes(tmp_path):
     """Unequal, empty and equal parts, activation, residual, bfloat16, a model under DistributedDataParallel."""
     command = [sys.executable, "-P", str(WORKER)]
+    pipe = subprocess.PIPE
     processes = [
-        subprocess.Popen(
-            [*command, str(rank), "2", str(tmp_path / "meeting")],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        subprocess.Popen([*command, str(rank), "2", str(tmp_path / "meeting")], stdout=pipe, stderr=pipe, text=True)
         for rank in range(2)
     ]
     try:
