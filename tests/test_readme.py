@@ -22,7 +22,7 @@ def fences(language):
 
 def test_examples_run(python):
     examples = list(fences("python"))
-    assert len(examples) == 6
+    assert len(examples) == 8
     program = ""
     for line, code in examples:
         program += "\n" * (line - program.count("\n")) + code  # so that an error tells the README's line
