@@ -14,7 +14,7 @@ from bnkern._native.coefs cimport coefs_from_saved, finish_reduction
 from bnkern._native.elementwise cimport run_chunk, run_group, run_piece
 from bnkern._native.job cimport *
 from bnkern._native.plan cimport threads_of
-from bnkern._native.reduction cimport reduce_block, reduce_panel, reduce_row
+from bnkern._native.reduction cimport joined_scratch, reduce_block, reduce_panel, reduce_rows
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void **, size_t, size_t)
@@ -24,6 +24,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     LINE = 64  # bytes of a cache line: scratch of two threads never shares one
+    POLLED = 1 << 16  # elements between two looks at the clock
     NEARBY = 1 << 15  # bytes of scratch that a call finds on the stack
     PHASE_BEGIN = 0
     PHASE_WINDOW
@@ -134,7 +135,7 @@ cdef worker next_worker(Job *job) noexcept nogil:
             job.last = minimum(job.first + job.plan.window, job.shape.channels)
             job.phase = PHASE_FINISH if job.first < job.last else PHASE_DONE
             if job.first < job.last and job.passes & BN_REDUCTIONS:
-                return work_blocks if job.plan.reduction == BN_BLOCKS else work_panels
+                return reduction_worker(job)
         elif job.phase == PHASE_FINISH:
             job.phase = PHASE_ELEMENTWISE
             if job.passes & BN_REDUCTIONS:
@@ -149,6 +150,12 @@ cdef worker next_worker(Job *job) noexcept nogil:
     return NULL
 
 
+cdef worker reduction_worker(Job *job) noexcept nogil:
+    if job.plan.reduction == BN_SLABS:
+        return work_slabs
+    return work_blocks if job.plan.reduction == BN_BLOCKS else work_panels
+
+
 cdef worker elementwise_worker(Job *job) noexcept nogil:
     if job.plan.elementwise == BN_RUNS:
         return work_runs
@@ -156,12 +163,19 @@ cdef worker elementwise_worker(Job *job) noexcept nogil:
         return work_tiled_rows
     if job.plan.elementwise == BN_FLAT_ROWS:
         job.kernels.coefs_tile(job.flat_tile, job.plan.tile_width, job.coef, job.cs, coef_rows(job), 0,
-                               job.shape.channels, 1, job.plan.flat // job.shape.channels + 1)
+                               job.shape.channels, job.plan.period // job.shape.channels,
+                               job.plan.flat // job.plan.period + 1)
     return work_rows
 
 
 cdef void work_coefs(Job *job, int t) noexcept nogil:
     coefs_from_saved(job, share(job, job.shape.channels, t), share(job, job.shape.channels, t + 1))
+
+
+cdef inline int64_t between_polls(Job *job, int64_t channels) noexcept nogil:
+    """Elements of the sequence, whole rows, after which a thread looks whether it is to stop."""
+    cdef int64_t r = row_length(job)
+    return maximum(1, POLLED // (channels * r)) * r
 
 
 cdef void work_groups(Job *job, int t) noexcept nogil:
@@ -170,7 +184,7 @@ cdef void work_groups(Job *job, int t) noexcept nogil:
     Scratch: sums under way and the results of the blocks, for each channel of the group; then what a block needs.
     """
     cdef int64_t channels = job.shape.channels, group = job.plan.group, groups = ceil_div(channels, group)
-    cdef int64_t blocks = job.plan.blocks, rows = rows_per_channel(job), unit, c, c0, c1, q
+    cdef int64_t blocks = job.plan.blocks, count = job.shape.count, step = between_polls(job, group), unit, c0, c1, i
     cdef bn_sums *sums = <bn_sums *> thread_scratch(job, t)
     cdef double *a = <double *> (sums + group)
     cdef double *b = a + group * blocks
@@ -180,19 +194,32 @@ cdef void work_groups(Job *job, int t) noexcept nogil:
         c1 = minimum(c0 + group, channels)
         if not job.passes & BN_STATS:
             coefs_from_saved(job, c0, c1)
-        for q in range(rows):
-            c = c0
-            while c < c1:  # in the order of memory: that reads at full speed
-                reduce_row(job, c, minimum(c + job.plan.in_turn, c1), q, sums + (c - c0), a + (c - c0) * blocks,
-                           b + (c - c0) * blocks, scratch)
-                c += job.plan.in_turn
+        i = 0
+        while i < count:
+            reduce_rows(job, c0, c1, i, minimum(i + step, count), sums, a, b, scratch)
+            i += step
             if stopped(job, t):
                 fence(job)
                 return
         finish_reduction(job, a, b, 1, blocks, c0, c1)
         if job.passes & BN_ELEMENTWISE:
-            run_group(job, c0, c1, 0, rows, scratch, 0)
+            run_group(job, c0, c1, 0, rows_per_channel(job), scratch, 0)
     fence(job)
+
+
+cdef void work_slabs(Job *job, int t) noexcept nogil:
+    """Units are some blocks of some channels. Scratch: sums under way; then what rows that are joined need."""
+    cdef int64_t channels = job.shape.channels, panel = job.plan.slab_channels, panels = ceil_div(channels, panel)
+    cdef int64_t blocks = job.plan.blocks, elements = job.plan.slab_blocks * BN_BLOCK
+    cdef int64_t units = panels * ceil_div(blocks, job.plan.slab_blocks), unit, c, i
+    cdef bn_sums *sums = <bn_sums *> thread_scratch(job, t)
+    for unit in range(share(job, units, t), share(job, units, t + 1)):
+        if stopped(job, t):
+            return
+        c = unit % panels * panel
+        i = unit // panels * elements
+        reduce_rows(job, c, minimum(c + panel, channels), i, minimum(i + elements, job.shape.count), sums,
+                    job.part_a + c * blocks, job.part_b + c * blocks, <char *> (sums + panel))
 
 
 cdef void work_blocks(Job *job, int t) noexcept nogil:
@@ -219,7 +246,7 @@ cdef void work_panels(Job *job, int t) noexcept nogil:
 cdef void work_finish(Job *job, int t) noexcept nogil:
     cdef int64_t n = job.last - job.first, c0 = job.first + share(job, n, t), c1 = job.first + share(job, n, t + 1)
     cdef int64_t blocks = job.plan.blocks
-    if job.plan.reduction == BN_BLOCKS:
+    if job.plan.reduction != BN_PANELS:
         finish_reduction(job, job.part_a + c0 * blocks, job.part_b + c0 * blocks, 1, blocks, c0, c1)
     else:
         finish_reduction(job, job.part_a + c0, job.part_b + c0, job.shape.channels, 1, c0, c1)
@@ -264,14 +291,17 @@ cdef void work_tiled_rows(Job *job, int t) noexcept nogil:
 
 
 cdef void work_rows(Job *job, int t) noexcept nogil:
-    """Units are chunks of rows, flat or not."""
-    cdef int64_t chunk = job.plan.chunk, units = ceil_div(job.shape.count, chunk), k, at
+    """Units are chunks of rows, or of the periods of flat rows."""
+    cdef int64_t rows = job.shape.count, chunk = job.plan.chunk, units, k, at
+    if job.plan.elementwise == BN_FLAT_ROWS:
+        rows = rows * job.shape.channels // job.plan.period
+    units = ceil_div(rows, chunk)
     cdef int64_t begin = share(job, units, t), end = share(job, units, t + 1)
     for k in range(begin, end):
         if stopped(job, t):
             break
         at = in_order(job, k, begin, end) * chunk
-        run_chunk(job, at, minimum(at + chunk, job.shape.count))
+        run_chunk(job, at, minimum(at + chunk, rows))
     fence(job)
 
 
@@ -308,8 +338,12 @@ cdef size_t scratch_of_a_thread(Job *job, size_t tile) noexcept nogil:
             bytes += 3 * rows * plan.group * item
     elif plan.reduction != BN_NO_REDUCTION:
         bytes = maximum(bytes, 3 * (BN_BLOCK + BN_LANES) * item)  # copies of a block
+        if plan.joined:
+            bytes = maximum(bytes, joined_scratch(job))
     if plan.reduction == BN_GROUPS:
         bytes += plan.group * (sizeof(bn_sums) + 2 * plan.blocks * sizeof(double))
+    elif plan.reduction == BN_SLABS:
+        bytes += plan.slab_channels * sizeof(bn_sums)
     return round_up(bytes)
 
 
@@ -320,7 +354,7 @@ cdef size_t lay_out(Job *job, char *memory) noexcept nogil:
     coef = round_up((BN_NCOEF * job.cs + BN_PAD) * item)
     tile = round_up(BN_NCOEF * job.plan.tile_width * item)
     flat = tile if job.plan.elementwise == BN_FLAT_ROWS else 0
-    if job.plan.reduction == BN_BLOCKS or job.plan.reduction == BN_PANELS:
+    if job.plan.reduction != BN_NO_REDUCTION and job.plan.reduction != BN_GROUPS:
         partials = round_up(job.plan.blocks * job.shape.channels * sizeof(double))
     job.scratch_bytes = scratch_of_a_thread(job, tile)
     job.coef = memory

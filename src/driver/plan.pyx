@@ -49,6 +49,8 @@ cdef dict facts_of(Job *job, const int64_t *const *strides, int threads):
         "row_parts": plan.row_parts,
         "chunk": plan.chunk,
         "flat": plan.flat,
+        "period": plan.period,
+        "joined": plan.joined,
         "tile_width": plan.tile_width,
         "prefetch": plan.prefetch,
         "stores": None if not job.passes & BN_ELEMENTWISE else "non-temporal" if plan.stream else "cached",

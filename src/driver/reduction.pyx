@@ -11,6 +11,7 @@ from bnkern._native.job cimport *
 
 cdef enum:
     FIRST_VALUES = 8  # of a block: its shift is chosen among them
+    BN_NREADS = 3  # x, dy, y
 
 
 # ---- one block of one channel -------------------------------------------------------------------------------------
@@ -113,10 +114,41 @@ cdef void reduce_block(Job *job, int64_t c, int64_t k, double *a, double *b, cha
 
 # ---- a group of channels, row by row ------------------------------------------------------------------------------
 
-cdef void reduce_row(Job *job, int64_t c0, int64_t c1, int64_t q, bn_sums *sums, double *a, double *b,
+cdef inline int64_t joined_step(Job *job) noexcept nogil:
+    """Elements from channel to channel of joined rows: a last run that is too short for the lanes is joined as well."""
+    return job.plan.joined + 2 * BN_LANES
+
+
+cdef int64_t joined_scratch(Job *job) noexcept nogil:
+    return BN_NREADS * job.plan.in_turn * joined_step(job) * job.shape.itemsize
+
+
+cdef inline char *joined(Job *job, int operand, int64_t c, int64_t channels, int64_t i, int64_t n,
+                         char *buffer) noexcept nogil:
+    """Elements i .. i+n-1 of each channel side by side, with room for what a kernel reads before them."""
+    cdef int64_t item = job.shape.itemsize
+    if job.operands[operand].data == NULL:
+        return NULL
+    buffer += BN_LANES * item
+    bn_join(&job.shape, &job.operands[operand], c, channels, i, n, buffer, joined_step(job) * item)
+    return buffer
+
+
+cdef void join_run(Job *job, bn_run *run, int64_t c, int64_t i, char *scratch) noexcept nogil:
+    """The run is a copy of elements i .. i+n-1 of its channels."""
+    cdef int64_t bytes = job.plan.in_turn * joined_step(job) * job.shape.itemsize
+    run.x = joined(job, BN_OPERAND_X, c, run.channels, i, run.n, scratch)
+    run.xc = run.dyc = run.yc = joined_step(job)
+    if not job.passes & BN_STATS:
+        run.dy = joined(job, BN_OPERAND_DY, c, run.channels, i, run.n, scratch + bytes)
+        run.y = joined(job, BN_OPERAND_Y, c, run.channels, i, run.n, scratch + 2 * bytes)
+
+
+cdef void reduce_row(Job *job, int64_t c0, int64_t c1, int64_t i, int64_t end, bn_sums *sums, double *a, double *b,
                      char *scratch) noexcept nogil:
-    """Row q of channels c0 .. c1-1: each adds to its own block under way. Results of block k: a[channel, k]."""
-    cdef int64_t r = row_length(job), i = q * r, end = i + r, blocks = job.plan.blocks, c, k, last
+    """Elements i .. end-1 of channels c0 .. c1-1, one row or several that are joined: each channel adds to its own
+    block under way. Results of block k: a[channel, k]."""
+    cdef int64_t blocks = job.plan.blocks, c, k, last
     cdef bn_run run = new_run(job, c0)
     run.channels = c1 - c0
     while i < end:
@@ -127,13 +159,37 @@ cdef void reduce_row(Job *job, int64_t c0, int64_t c1, int64_t q, bn_sums *sums,
         if run.at == 0:
             for c in range(c0, c1):
                 begin_block(job, c, i, sums + (c - c0))
-        place_run(job, &run, c0, i)
+        if job.plan.joined:
+            join_run(job, &run, c0, i, scratch)
+        else:
+            place_run(job, &run, c0, i)
         add_run(job, &run, sums)
         i += run.n
         if i == last:
             for c in range(c0, c1):
                 end_block(job, c, k * BN_BLOCK, sums + (c - c0), a + (c - c0) * blocks + k, b + (c - c0) * blocks + k,
                           scratch)
+
+
+cdef inline int64_t stretch(Job *job, int64_t i, int64_t end) noexcept nogil:
+    """How many elements from i on are taken together: the rest of a row, or some rows to be joined. None but the last
+    run of a block may be shorter than the lanes."""
+    cdef int64_t r = row_length(job), n = (job.plan.joined if job.plan.joined else r) - i % r
+    return end - i if end - i < n + BN_LANES and (job.plan.joined or end - i < n) else n
+
+
+cdef void reduce_rows(Job *job, int64_t c0, int64_t c1, int64_t i, int64_t end, bn_sums *sums, double *a, double *b,
+                      char *scratch) noexcept nogil:
+    """Elements i .. end-1 of channels c0 .. c1-1 in the order of memory, which is read at full speed."""
+    cdef int64_t blocks = job.plan.blocks, c, n
+    while i < end:
+        n = stretch(job, i, end)
+        c = c0
+        while c < c1:
+            reduce_row(job, c, minimum(c + job.plan.in_turn, c1), i, i + n, sums + (c - c0), a + (c - c0) * blocks,
+                       b + (c - c0) * blocks, scratch)
+            c += job.plan.in_turn
+        i += n
 
 
 # ---- a panel of channels, channels last ---------------------------------------------------------------------------

@@ -73,3 +73,40 @@ void bn_gather(const bn_shape *shape, const bn_operand *operand, int64_t c, int6
         memcpy(buffer, bn_at(shape, operand, c, i), take * shape->itemsize);
     }
 }
+
+/* `times` copies of `bytes`, a constant number of bytes at a time: the last piece overlaps the one before. */
+#define COPY_PIECES(piece)                                                                 \
+    for (; times > 0; times--, to += to_step, from += from_step) {                         \
+        for (int64_t k = 0; k + (piece) < bytes; k += (piece)) memcpy(to + k, from + k, piece); \
+        memcpy(to + bytes - (piece), from + bytes - (piece), piece);                       \
+    }
+
+static void copy_short(char *to, int64_t to_step, const char *from, int64_t from_step, int64_t times, int64_t bytes)
+{
+    if (bytes >= 16) COPY_PIECES(16)
+    else if (bytes >= 8) COPY_PIECES(8)
+    else if (bytes >= 4) COPY_PIECES(4)
+    else COPY_PIECES(2)
+}
+
+void bn_join(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t channels, int64_t i, int64_t n,
+             char *buffer, int64_t step)
+{
+    const int64_t item = shape->itemsize, row = shape->size[shape->nd - 1], end = i + n;
+    const int64_t rows_together = shape->nd > 1 ? shape->size[shape->nd - 2] : 1; /* at one distance */
+    const int64_t row_step = shape->nd > 1 ? operand->stride[shape->nd - 2] : 0;
+    while (i < end) {
+        const int64_t take = bn_run_length(shape, i, end - i), whole = take == row;
+        const int64_t most = rows_together - i / row % rows_together, left = (end - i) / row;
+        const int64_t rows = !whole ? 1 : left < most ? left : most;
+        const char *from = bn_at(shape, operand, c, i);
+        if (channels < rows) /* the longer loop is the inner one */
+            for (int64_t k = 0; k < channels; k++)
+                copy_short(buffer + k * step, take * item, from + k * operand->cstride, row_step, rows, take * item);
+        else
+            for (int64_t q = 0; q < rows; q++)
+                copy_short(buffer + q * take * item, step, from + q * row_step, operand->cstride, channels, take * item);
+        buffer += rows * take * item;
+        i += rows * take;
+    }
+}

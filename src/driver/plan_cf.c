@@ -1,0 +1,128 @@
+/* Plans for channels first. */
+#include "driver/plan_parts.h"
+#include <stdlib.h>
+static int64_t knob(const char *name, int64_t v) { const char *s = getenv(name); return s ? atoll(s) : v; }
+
+#define SUMMED_GROUP 256        /* channels of a group without an elementwise pass: their sums stay in L2 */
+#define GROUPED_COUNT (1 << 24) /* elements; beyond, the results of a channel's blocks are no scratch of a thread */
+#define LONG_ROW 512            /* elements from which on a row is worth a call of its own */
+#define SHORT_ROW 16            /* elements below which rows are taken several channels at a time */
+#define FEW_ROWS 4              /* rows below which a tile of coefficients is not worth filling */
+#define TILE_WIDTH 2048         /* columns of a tile of short rows */
+#define TILE_PARTS 4            /* units for each thread, where there are few tiles */
+#define TILE_PART_ELEMENTS (1 << 18) /* of one unit, at most */
+#define TILE_PREFETCH 8              /* rows ahead */
+#define LEAST_PIECE (1 << 12)        /* elements of a unit of runs */
+#define MOST_PIECE (1 << 16)
+#define PIECES 8             /* for each thread, so that one that is late holds up little */
+#define LEAST_STRIP 16384    /* bytes of a group that lie side by side: shorter strips are not read at full speed */
+#define SLAB_CHANNELS 256    /* their sums stay in L2 */
+#define LEAST_SLAB_CHANNELS 8
+#define SLABS 16             /* for each thread */
+#define JOINED 128           /* elements of short rows that are put side by side */
+#define JOINED_CHANNELS 128  /* at a time: the copies stay in L2 */
+#define FLAT_ROW 256         /* elements below which a row is better part of a flat row */
+#define FLAT_PERIOD 4096     /* positions of all channels' rows: their coefficients stay in L2 */
+
+static int64_t strip(const bn_problem *p, int64_t channels) { return channels * p->row * p->itemsize; }
+
+/* ---- the reduction ----------------------------------------------------------------------------------------------- */
+
+/* As many groups for every thread, each small enough to be found in cache by the elementwise pass. */
+static int64_t group_of(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
+{
+    const int64_t most = reduces(p) && writes(p) ? m->group_bytes / bytes_of(p, 1) : SUMMED_GROUP;
+    int64_t group = max(1, min(p->channels, most)), groups;
+    if (plan->elementwise == BN_TILED_ROWS) group = min(group, max(1, TILE_WIDTH / p->row));
+    groups = ceil_div(ceil_div(p->channels, group), plan->threads) * plan->threads;
+    return ceil_div(p->channels, groups);
+}
+
+/* Groups where they can be shared out evenly and are read at full speed; else slabs where rows are short, or blocks. */
+static enum bn_reduction reduction_of(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
+{
+    const int64_t in_each_thread = ceil_div(ceil_div(p->channels, plan->group), plan->threads) * plan->group;
+    const int even = 10 * in_each_thread * plan->threads <= 11 * p->channels; /* the slowest has a tenth more at most */
+    const int64_t least = min(knob("K_STRIP", LEAST_STRIP), strip(p, p->channels));
+    if (m->reduction == BN_BLOCKS || m->reduction == BN_GROUPS || m->reduction == BN_SLABS) return m->reduction;
+    if (even && p->count <= GROUPED_COUNT && strip(p, plan->group) >= least) return BN_GROUPS;
+    return p->channels == 1 ? BN_BLOCKS : BN_SLABS;
+}
+
+/* Rows of all channels of a slab are read in the order of memory; enough slabs for every thread. */
+static void cut_slabs(bn_plan *plan, const bn_problem *p)
+{
+    const int64_t wanted = SLABS * plan->threads;
+    int64_t panels = ceil_div(p->channels, SLAB_CHANNELS);
+    panels = max(panels, min(ceil_div(p->channels, LEAST_SLAB_CHANNELS), ceil_div(plan->threads * 4, plan->blocks)));
+    plan->slab_channels = ceil_div(p->channels, panels);
+    plan->slab_blocks = max(1, plan->blocks * panels / wanted);
+}
+
+/* How rows follow one another in a reduction that takes several channels at a time. */
+static void order_rows(bn_plan *plan, const bn_problem *p)
+{
+    const int64_t channels = plan->reduction == BN_GROUPS ? plan->group : plan->slab_channels;
+    plan->in_turn = p->row >= LONG_ROW ? 1 : channels;
+    if (p->row < knob("K_JOINROW", BN_LANES)) {
+        plan->joined = ceil_div(knob("K_JOINED", JOINED), p->row) * p->row;
+        plan->in_turn = min(channels, JOINED_CHANNELS);
+    }
+}
+
+/* ---- the elementwise pass ---------------------------------------------------------------------------------------- */
+
+/* Rows too short for a vector each, and enough of them to repay a tile of coefficients. */
+static enum bn_elementwise elementwise_of(const bn_problem *p, const bn_machine *m)
+{
+    const int possible = p->adjacent && p->row <= TILE_WIDTH;
+    if (m->elementwise == BN_RUNS) return BN_RUNS;
+    if (m->elementwise == BN_TILED_ROWS && possible) return BN_TILED_ROWS;
+    return possible && p->row < SHORT_ROW && p->count / p->row >= FEW_ROWS ? BN_TILED_ROWS : BN_RUNS;
+}
+
+/* Rows of few channels, one after the other without gaps. */
+static int is_flat(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
+{
+    const int64_t period = p->channels * p->row;
+    const int free = plan->reduction == BN_NO_REDUCTION || plan->reduction == BN_SLABS; /* of groups and windows */
+    if (!free || !p->gapless || !bn_flat_is_possible(p, period)) return 0;
+    if (m->elementwise != BN_ANY) return m->elementwise == BN_FLAT_ROWS;
+    return p->row < knob("K_FLATROW", FLAT_ROW) && period <= knob("K_FLATPERIOD", FLAT_PERIOD) && p->count / p->row >= FEW_ROWS;
+}
+
+static void cut_runs(bn_plan *plan, const bn_problem *p, int64_t channels)
+{
+    const int64_t share = channels * p->count / (PIECES * plan->threads) / BN_LANES * BN_LANES;
+    plan->piece = max(LEAST_PIECE, min(MOST_PIECE, share));
+    plan->run_group = min(channels, max(1, plan->piece / p->row));
+    plan->row_pieces = plan->piece > p->row ? 1 : ceil_div(p->row, plan->piece);
+}
+
+static void cut_tiles(bn_plan *plan, const bn_problem *p, int64_t channels)
+{
+    const int64_t tiles = ceil_div(channels, plan->group), rows = p->count / p->row;
+    const int64_t enough = ceil_div(TILE_PARTS * plan->threads, tiles);
+    const int64_t wanted = max(enough, p->count * plan->group / TILE_PART_ELEMENTS);
+    plan->row_parts = max(1, min(rows, wanted));
+    plan->prefetch = TILE_PREFETCH * p->out_step;
+}
+
+void bn_plan_cf(bn_plan *plan, const bn_problem *p, const bn_machine *m)
+{
+    if (writes(p)) plan->elementwise = elementwise_of(p, m);
+    plan->group = group_of(p, m, plan);
+    plan->tile_width = TILE_WIDTH + BN_PAD;
+    if (reduces(p)) plan->reduction = reduction_of(p, m, plan);
+    if (plan->reduction == BN_SLABS) cut_slabs(plan, p);
+    if (plan->reduction == BN_BLOCKS && writes(p))
+        plan->window = min(p->channels, max(plan->group, m->window_bytes / bytes_of(p, 1) / plan->group * plan->group));
+    if (plan->reduction == BN_GROUPS || plan->reduction == BN_SLABS) order_rows(plan, p);
+    if (plan->reduction == BN_GROUPS || !writes(p)) return; /* a group's elementwise pass is not cut */
+    if (is_flat(p, m, plan)) {
+        plan->elementwise = BN_FLAT_ROWS;
+        bn_plan_flat(plan, p, p->channels * p->row);
+    }
+    if (plan->elementwise == BN_RUNS) cut_runs(plan, p, plan->window);
+    if (plan->elementwise == BN_TILED_ROWS) cut_tiles(plan, p, plan->window);
+}
