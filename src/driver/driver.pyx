@@ -203,7 +203,8 @@ cdef void work_groups(Job *job, int t) noexcept nogil:
                 return
         finish_reduction(job, a, b, 1, blocks, c0, c1)
         if job.passes & BN_ELEMENTWISE:
-            run_group(job, c0, c1, 0, rows_per_channel(job), scratch, 0)
+            run_group(job, c0, c1, 0, rows_per_channel(job), scratch,
+                      job.plan.prefetch if unit + 1 < share(job, groups, t + 1) else 0)
     fence(job)
 
 

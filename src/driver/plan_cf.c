@@ -15,10 +15,13 @@ static int64_t knob(const char *name, int64_t v) { const char *s = getenv(name);
 #define LEAST_PIECE (1 << 12)        /* elements of a unit of runs */
 #define MOST_PIECE (1 << 16)
 #define PIECES 8             /* for each thread, so that one that is late holds up little */
+#define FETCHED_GROUP (3 << 19) /* bytes of all operands that the elementwise pass reads */
+#define FETCHED_STRIP (1 << 15) /* bytes of all operands, side by side in a group: less is not fetched at full speed */
 #define LEAST_STRIP 16384    /* bytes of a group that lie side by side: shorter strips are not read at full speed */
 #define SLAB_CHANNELS 256    /* their sums stay in L2 */
 #define LEAST_SLAB_CHANNELS 8
 #define SLABS 16             /* for each thread */
+#define JOINED_ROW 32 /* elements below which rows are put side by side before they are summed */
 #define JOINED 128           /* elements of short rows that are put side by side */
 #define JOINED_CHANNELS 128  /* at a time: the copies stay in L2 */
 #define FLAT_ROW 256         /* elements below which a row is better part of a flat row */
@@ -28,11 +31,15 @@ static int64_t strip(const bn_problem *p, int64_t channels) { return channels * 
 
 /* ---- the reduction ----------------------------------------------------------------------------------------------- */
 
-/* As many groups for every thread, each small enough to be found in cache by the elementwise pass. */
+/* As many groups for every thread, each small enough to be found in cache by the elementwise pass. Where that pass
+ * streams it fetches the next group: both, and what is on its way, must have room in the cache of a core. */
 static int64_t group_of(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
 {
-    const int64_t most = reduces(p) && writes(p) ? m->group_bytes / bytes_of(p, 1) : SUMMED_GROUP;
-    int64_t group = max(1, min(p->channels, most)), groups;
+    const int both = reduces(p) && writes(p);
+    int64_t most = both ? m->group_bytes / bytes_of(p, 1) : SUMMED_GROUP, group, groups;
+    if (both && plan->stream)
+        most = min(most, max(knob("K_GROUP", FETCHED_GROUP) / p->reads / bytes_of(p, 1), ceil_div(FETCHED_STRIP / p->reads, strip(p, 1))));
+    group = max(1, min(p->channels, most));
     if (plan->elementwise == BN_TILED_ROWS) group = min(group, max(1, TILE_WIDTH / p->row));
     groups = ceil_div(ceil_div(p->channels, group), plan->threads) * plan->threads;
     return ceil_div(p->channels, groups);
@@ -64,9 +71,9 @@ static void order_rows(bn_plan *plan, const bn_problem *p)
 {
     const int64_t channels = plan->reduction == BN_GROUPS ? plan->group : plan->slab_channels;
     plan->in_turn = p->row >= LONG_ROW ? 1 : channels;
-    if (p->row < knob("K_JOINROW", BN_LANES)) {
+    if (p->row < knob("K_JOINROW", JOINED_ROW)) {
         plan->joined = ceil_div(knob("K_JOINED", JOINED), p->row) * p->row;
-        plan->in_turn = min(channels, JOINED_CHANNELS);
+        plan->in_turn = min(channels, knob("K_JC", JOINED_CHANNELS));
     }
 }
 
@@ -118,6 +125,7 @@ void bn_plan_cf(bn_plan *plan, const bn_problem *p, const bn_machine *m)
     if (plan->reduction == BN_BLOCKS && writes(p))
         plan->window = min(p->channels, max(plan->group, m->window_bytes / bytes_of(p, 1) / plan->group * plan->group));
     if (plan->reduction == BN_GROUPS || plan->reduction == BN_SLABS) order_rows(plan, p);
+    if (plan->reduction == BN_GROUPS && writes(p) && plan->stream && knob("K_PF", 1)) plan->prefetch = p->adjacent ? strip(p, plan->group) : 0;
     if (plan->reduction == BN_GROUPS || !writes(p)) return; /* a group's elementwise pass is not cut */
     if (is_flat(p, m, plan)) {
         plan->elementwise = BN_FLAT_ROWS;

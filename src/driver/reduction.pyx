@@ -144,50 +144,69 @@ cdef void join_run(Job *job, bn_run *run, int64_t c, int64_t i, char *scratch) n
         run.y = joined(job, BN_OPERAND_Y, c, run.channels, i, run.n, scratch + 2 * bytes)
 
 
-cdef void reduce_row(Job *job, int64_t c0, int64_t c1, int64_t i, int64_t end, bn_sums *sums, double *a, double *b,
+cdef void reduce_row(Job *job, bn_run *run, int64_t c0, int64_t i, int64_t end, bn_sums *sums, double *a, double *b,
                      char *scratch) noexcept nogil:
-    """Elements i .. end-1 of channels c0 .. c1-1, one row or several that are joined: each channel adds to its own
-    block under way. Results of block k: a[channel, k]."""
-    cdef int64_t blocks = job.plan.blocks, c, k, last
-    cdef bn_run run = new_run(job, c0)
-    run.channels = c1 - c0
-    while i < end:
+    """Elements i .. end-1 of the run's channels, c0 and those after it: one row, where the run is placed, or several
+    to be joined. Each channel adds to its own block under way. Results of block k: a[channel, k]."""
+    cdef int64_t blocks = job.plan.blocks, item = job.shape.itemsize, c, k, last
+    while True:
         k = i // BN_BLOCK
         last = minimum((k + 1) * BN_BLOCK, job.shape.count)
         run.at = i % BN_BLOCK
         run.n = minimum(end, last) - i
         if run.at == 0:
-            for c in range(c0, c1):
-                begin_block(job, c, i, sums + (c - c0))
+            for c in range(run.channels):
+                begin_block(job, c0 + c, i, sums + c)
         if job.plan.joined:
-            join_run(job, &run, c0, i, scratch)
-        else:
-            place_run(job, &run, c0, i)
-        add_run(job, &run, sums)
+            join_run(job, run, c0, i, scratch)
+        add_run(job, run, sums)
         i += run.n
         if i == last:
-            for c in range(c0, c1):
-                end_block(job, c, k * BN_BLOCK, sums + (c - c0), a + (c - c0) * blocks + k, b + (c - c0) * blocks + k,
-                          scratch)
+            for c in range(run.channels):
+                end_block(job, c0 + c, k * BN_BLOCK, sums + c, a + c * blocks + k, b + c * blocks + k, scratch)
+        if i == end:
+            return
+        move_run(run, run.n * item)
+
+
+cdef inline void move_run(bn_run *run, int64_t bytes) noexcept nogil:
+    run.x = <const char *> run.x + bytes
+    if run.dy != NULL:
+        run.dy = <const char *> run.dy + bytes
+    if run.y != NULL:
+        run.y = <const char *> run.y + bytes
 
 
 cdef inline int64_t stretch(Job *job, int64_t i, int64_t end) noexcept nogil:
-    """How many elements from i on are taken together: the rest of a row, or some rows to be joined. None but the last
-    run of a block may be shorter than the lanes."""
-    cdef int64_t r = row_length(job), n = (job.plan.joined if job.plan.joined else r) - i % r
-    return end - i if end - i < n + BN_LANES and (job.plan.joined or end - i < n) else n
+    """How many elements from i on are taken together: the rest of a row, or some rows to be joined. No run but the
+    last of a block may be shorter than the lanes, so a short rest is joined as well."""
+    cdef int64_t r = row_length(job), n
+    if not job.plan.joined:
+        return minimum(r - i % r, end - i)
+    n = job.plan.joined - i % r
+    return n if end - i >= n + BN_LANES else end - i
 
 
 cdef void reduce_rows(Job *job, int64_t c0, int64_t c1, int64_t i, int64_t end, bn_sums *sums, double *a, double *b,
                       char *scratch) noexcept nogil:
     """Elements i .. end-1 of channels c0 .. c1-1 in the order of memory, which is read at full speed."""
-    cdef int64_t blocks = job.plan.blocks, c, n
+    cdef int64_t blocks = job.plan.blocks, c, d, n
+    cdef bn_run first = new_run(job, c0), run
     while i < end:
         n = stretch(job, i, end)
+        place_run(job, &first, c0, i)
         c = c0
         while c < c1:
-            reduce_row(job, c, minimum(c + job.plan.in_turn, c1), i, i + n, sums + (c - c0), a + (c - c0) * blocks,
-                       b + (c - c0) * blocks, scratch)
+            run = first
+            d = c - c0
+            run.channels = minimum(job.plan.in_turn, c1 - c)
+            run.x = <const char *> run.x + d * job.operands[BN_OPERAND_X].cstride
+            if run.dy != NULL:
+                run.dy = <const char *> run.dy + d * job.operands[BN_OPERAND_DY].cstride
+            if run.y != NULL:
+                run.y = <const char *> run.y + d * job.operands[BN_OPERAND_Y].cstride
+            run.coef = coef_of(job, c)
+            reduce_row(job, &run, c, i, i + n, sums + d, a + d * blocks, b + d * blocks, scratch)
             c += job.plan.in_turn
         i += n
 

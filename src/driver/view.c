@@ -89,6 +89,9 @@ static void copy_short(char *to, int64_t to_step, const char *from, int64_t from
     else COPY_PIECES(2)
 }
 
+#include <stdlib.h>
+static int64_t AHEAD, NARROW;
+__attribute__((constructor)) static void kk(void) { AHEAD = atoll(getenv("K_AHEAD") ? getenv("K_AHEAD") : "0"); NARROW = atoll(getenv("K_NARROW") ? getenv("K_NARROW") : "128"); }
 void bn_join(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t channels, int64_t i, int64_t n,
              char *buffer, int64_t step)
 {
@@ -100,12 +103,15 @@ void bn_join(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_
         const int64_t most = rows_together - i / row % rows_together, left = (end - i) / row;
         const int64_t rows = !whole ? 1 : left < most ? left : most;
         const char *from = bn_at(shape, operand, c, i);
-        if (channels < rows) /* the longer loop is the inner one */
+        if (channels * take * item <= NARROW) /* the longer loop is the inner one */
             for (int64_t k = 0; k < channels; k++)
                 copy_short(buffer + k * step, take * item, from + k * operand->cstride, row_step, rows, take * item);
         else
-            for (int64_t q = 0; q < rows; q++)
-                copy_short(buffer + q * take * item, step, from + q * row_step, operand->cstride, channels, take * item);
+            for (int64_t q = 0; q < rows; q++) {
+                const char *row_at = from + q * row_step;
+                if (AHEAD) for (int64_t k = 0; k < channels * take * item; k += 64) __builtin_prefetch(row_at + k + row_step * ((AHEAD + channels * take * item - 1) / (channels * take * item)));
+                copy_short(buffer + q * take * item, step, row_at, operand->cstride, channels, take * item);
+            }
         buffer += rows * take * item;
         i += rows * take;
     }
