@@ -172,10 +172,11 @@ cdef void work_coefs(Job *job, int t) noexcept nogil:
     coefs_from_saved(job, share(job, job.shape.channels, t), share(job, job.shape.channels, t + 1))
 
 
-cdef inline int64_t between_polls(Job *job, int64_t channels) noexcept nogil:
-    """Elements of the sequence, whole rows, after which a thread looks whether it is to stop."""
-    cdef int64_t r = row_length(job)
-    return maximum(1, POLLED // (channels * r)) * r
+cdef inline int64_t until_poll(Job *job, int64_t channels, int64_t i) noexcept nogil:
+    """Where a group's reduction, at element i, looks whether it is to stop: after whole rows, joined ones too."""
+    cdef int64_t unit = job.plan.joined if job.plan.joined else row_length(job)
+    cdef int64_t n = maximum(1, POLLED // (channels * unit)) * unit
+    return i + n if job.shape.count - i >= n + BN_LANES else job.shape.count  # no short rest: stretch() joins it
 
 
 cdef void work_groups(Job *job, int t) noexcept nogil:
@@ -184,7 +185,7 @@ cdef void work_groups(Job *job, int t) noexcept nogil:
     Scratch: sums under way and the results of the blocks, for each channel of the group; then what a block needs.
     """
     cdef int64_t channels = job.shape.channels, group = job.plan.group, groups = ceil_div(channels, group)
-    cdef int64_t blocks = job.plan.blocks, count = job.shape.count, step = between_polls(job, group), unit, c0, c1, i
+    cdef int64_t blocks = job.plan.blocks, unit, c0, c1, i, end
     cdef bn_sums *sums = <bn_sums *> thread_scratch(job, t)
     cdef double *a = <double *> (sums + group)
     cdef double *b = a + group * blocks
@@ -195,9 +196,10 @@ cdef void work_groups(Job *job, int t) noexcept nogil:
         if not job.passes & BN_STATS:
             coefs_from_saved(job, c0, c1)
         i = 0
-        while i < count:
-            reduce_rows(job, c0, c1, i, minimum(i + step, count), sums, a, b, scratch)
-            i += step
+        while i < job.shape.count:
+            end = until_poll(job, group, i)
+            reduce_rows(job, c0, c1, i, end, sums, a, b, scratch)
+            i = end
             if stopped(job, t):
                 fence(job)
                 return
