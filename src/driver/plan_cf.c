@@ -1,7 +1,5 @@
 /* Plans for channels first. */
 #include "driver/plan_parts.h"
-#include <stdlib.h>
-static int64_t knob(const char *name, int64_t v) { const char *s = getenv(name); return s ? atoll(s) : v; }
 
 #define SUMMED_GROUP 256        /* channels of a group without an elementwise pass: their sums stay in L2 */
 #define GROUPED_COUNT (1 << 24) /* elements; beyond, the results of a channel's blocks are no scratch of a thread */
@@ -23,7 +21,7 @@ static int64_t knob(const char *name, int64_t v) { const char *s = getenv(name);
 #define SLABS 16             /* for each thread */
 #define JOINED_ROW 32 /* elements below which rows are put side by side before they are summed */
 #define JOINED 128           /* elements of short rows that are put side by side */
-#define JOINED_CHANNELS 128  /* at a time: the copies stay in L2 */
+#define JOINED_CHANNELS 8    /* at a time: the copies stay in L2 */
 #define FLAT_ROW 256         /* elements below which a row is better part of a flat row */
 #define FLAT_PERIOD 4096     /* positions of all channels' rows: their coefficients stay in L2 */
 
@@ -38,7 +36,7 @@ static int64_t group_of(const bn_problem *p, const bn_machine *m, const bn_plan 
     const int both = reduces(p) && writes(p);
     int64_t most = both ? m->group_bytes / bytes_of(p, 1) : SUMMED_GROUP, group, groups;
     if (both && plan->stream)
-        most = min(most, max(knob("K_GROUP", FETCHED_GROUP) / p->reads / bytes_of(p, 1), ceil_div(FETCHED_STRIP / p->reads, strip(p, 1))));
+        most = min(most, max(FETCHED_GROUP / p->reads / bytes_of(p, 1), ceil_div(FETCHED_STRIP / p->reads, strip(p, 1))));
     group = max(1, min(p->channels, most));
     if (plan->elementwise == BN_TILED_ROWS) group = min(group, max(1, TILE_WIDTH / p->row));
     groups = ceil_div(ceil_div(p->channels, group), plan->threads) * plan->threads;
@@ -50,7 +48,7 @@ static enum bn_reduction reduction_of(const bn_problem *p, const bn_machine *m, 
 {
     const int64_t in_each_thread = ceil_div(ceil_div(p->channels, plan->group), plan->threads) * plan->group;
     const int even = 10 * in_each_thread * plan->threads <= 11 * p->channels; /* the slowest has a tenth more at most */
-    const int64_t least = min(knob("K_STRIP", LEAST_STRIP), strip(p, p->channels));
+    const int64_t least = min(LEAST_STRIP, strip(p, p->channels));
     if (m->reduction == BN_BLOCKS || m->reduction == BN_GROUPS || m->reduction == BN_SLABS) return m->reduction;
     if (even && p->count <= GROUPED_COUNT && strip(p, plan->group) >= least) return BN_GROUPS;
     return p->channels == 1 ? BN_BLOCKS : BN_SLABS;
@@ -71,9 +69,9 @@ static void order_rows(bn_plan *plan, const bn_problem *p)
 {
     const int64_t channels = plan->reduction == BN_GROUPS ? plan->group : plan->slab_channels;
     plan->in_turn = p->row >= LONG_ROW ? 1 : channels;
-    if (p->row < knob("K_JOINROW", JOINED_ROW)) {
-        plan->joined = ceil_div(knob("K_JOINED", JOINED), p->row) * p->row;
-        plan->in_turn = min(channels, knob("K_JC", JOINED_CHANNELS));
+    if (p->row < JOINED_ROW) {
+        plan->joined = ceil_div(JOINED, p->row) * p->row;
+        plan->in_turn = min(channels, JOINED_CHANNELS);
     }
 }
 
@@ -95,7 +93,7 @@ static int is_flat(const bn_problem *p, const bn_machine *m, const bn_plan *plan
     const int free = plan->reduction == BN_NO_REDUCTION || plan->reduction == BN_SLABS; /* of groups and windows */
     if (!free || !p->gapless || !bn_flat_is_possible(p, period)) return 0;
     if (m->elementwise != BN_ANY) return m->elementwise == BN_FLAT_ROWS;
-    return p->row < knob("K_FLATROW", FLAT_ROW) && period <= knob("K_FLATPERIOD", FLAT_PERIOD) && p->count / p->row >= FEW_ROWS;
+    return (p->row < SHORT_ROW || (p->row < FLAT_ROW && period <= FLAT_PERIOD)) && p->count / p->row >= FEW_ROWS;
 }
 
 static void cut_runs(bn_plan *plan, const bn_problem *p, int64_t channels)
@@ -125,7 +123,7 @@ void bn_plan_cf(bn_plan *plan, const bn_problem *p, const bn_machine *m)
     if (plan->reduction == BN_BLOCKS && writes(p))
         plan->window = min(p->channels, max(plan->group, m->window_bytes / bytes_of(p, 1) / plan->group * plan->group));
     if (plan->reduction == BN_GROUPS || plan->reduction == BN_SLABS) order_rows(plan, p);
-    if (plan->reduction == BN_GROUPS && writes(p) && plan->stream && knob("K_PF", 1)) plan->prefetch = p->adjacent ? strip(p, plan->group) : 0;
+    if (plan->reduction == BN_GROUPS && writes(p) && plan->stream && p->adjacent) plan->prefetch = strip(p, plan->group);
     if (plan->reduction == BN_GROUPS || !writes(p)) return; /* a group's elementwise pass is not cut */
     if (is_flat(p, m, plan)) {
         plan->elementwise = BN_FLAT_ROWS;

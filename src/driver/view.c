@@ -74,24 +74,28 @@ void bn_gather(const bn_shape *shape, const bn_operand *operand, int64_t c, int6
     }
 }
 
-/* `times` copies of `bytes`, a constant number of bytes at a time: the last piece overlaps the one before. */
-#define COPY_PIECES(piece)                                                                 \
-    for (; times > 0; times--, to += to_step, from += from_step) {                         \
-        for (int64_t k = 0; k + (piece) < bytes; k += (piece)) memcpy(to + k, from + k, piece); \
-        memcpy(to + bytes - (piece), from + bytes - (piece), piece);                       \
+#define AHEAD 2048 /* bytes that are fetched before they are copied: those of rows to come */
+#define NARROW 128 /* bytes of all channels' rows that are read as one stream in any order */
+
+/* Copies `times` rows of `bytes`, piece .. 2 * piece of them, a constant number at a time: the pieces may overlap. */
+#define COPY_ROWS(piece)                                             \
+    for (; times > 0; times--, to += to_step, from += from_step) {   \
+        memcpy(to, from, piece);                                     \
+        memcpy(to + bytes - (piece), from + bytes - (piece), piece); \
     }
 
-static void copy_short(char *to, int64_t to_step, const char *from, int64_t from_step, int64_t times, int64_t bytes)
+/* Calls of memcpy for so few bytes would cost more than the bytes. */
+static void copy_rows(char *to, int64_t to_step, const char *from, int64_t from_step, int64_t times, int64_t bytes)
 {
-    if (bytes >= 16) COPY_PIECES(16)
-    else if (bytes >= 8) COPY_PIECES(8)
-    else if (bytes >= 4) COPY_PIECES(4)
-    else COPY_PIECES(2)
+    if (bytes <= 2) COPY_ROWS(2)
+    else if (bytes <= 8) COPY_ROWS(4)
+    else if (bytes <= 16) COPY_ROWS(8)
+    else if (bytes <= 32) COPY_ROWS(16)
+    else if (bytes <= 64) COPY_ROWS(32)
+    else
+        for (; times > 0; times--, to += to_step, from += from_step) memcpy(to, from, bytes);
 }
 
-#include <stdlib.h>
-static int64_t AHEAD, NARROW;
-__attribute__((constructor)) static void kk(void) { AHEAD = atoll(getenv("K_AHEAD") ? getenv("K_AHEAD") : "0"); NARROW = atoll(getenv("K_NARROW") ? getenv("K_NARROW") : "128"); }
 void bn_join(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t channels, int64_t i, int64_t n,
              char *buffer, int64_t step)
 {
@@ -103,14 +107,14 @@ void bn_join(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_
         const int64_t most = rows_together - i / row % rows_together, left = (end - i) / row;
         const int64_t rows = !whole ? 1 : left < most ? left : most;
         const char *from = bn_at(shape, operand, c, i);
-        if (channels * take * item <= NARROW) /* the longer loop is the inner one */
+        const int64_t strip = channels * take * item, ahead = (AHEAD / strip + 1) * row_step; /* no processor does it */
+        if (strip <= NARROW) /* the longer loop is the inner one */
             for (int64_t k = 0; k < channels; k++)
-                copy_short(buffer + k * step, take * item, from + k * operand->cstride, row_step, rows, take * item);
+                copy_rows(buffer + k * step, take * item, from + k * operand->cstride, row_step, rows, take * item);
         else
-            for (int64_t q = 0; q < rows; q++) {
-                const char *row_at = from + q * row_step;
-                if (AHEAD) for (int64_t k = 0; k < channels * take * item; k += 64) __builtin_prefetch(row_at + k + row_step * ((AHEAD + channels * take * item - 1) / (channels * take * item)));
-                copy_short(buffer + q * take * item, step, row_at, operand->cstride, channels, take * item);
+            for (int64_t q = 0; q < rows; q++, from += row_step) {
+                for (int64_t k = 0; k < strip; k += 64) __builtin_prefetch(from + ahead + k);
+                copy_rows(buffer + q * take * item, step, from, operand->cstride, channels, take * item);
             }
         buffer += rows * take * item;
         i += rows * take;
