@@ -134,7 +134,6 @@ cdef extern from "driver/plan.h" nogil:
         BN_NO_REDUCTION
         BN_GROUPS
         BN_SLABS
-        BN_BLOCKS
         BN_PANELS
         BN_NREDUCTION
 
@@ -147,7 +146,7 @@ cdef extern from "driver/plan.h" nogil:
         BN_NELEMENTWISE
 
     ctypedef struct bn_machine:
-        int64_t stream_bytes, group_bytes, window_bytes, grain
+        int64_t stream_bytes, group_bytes, grain
         int reduction, elementwise
 
     ctypedef struct bn_problem:
@@ -158,7 +157,7 @@ cdef extern from "driver/plan.h" nogil:
         bn_reduction reduction
         bn_elementwise elementwise
         int threads, stream, backwards, from_cache
-        int64_t blocks, group, in_turn, window, piece, row_pieces, run_group, row_parts, chunk, flat, tile_width
+        int64_t blocks, group, in_turn, piece, row_pieces, run_group, row_parts, chunk, flat, tile_width
         int64_t period, prefetch, joined, slab_channels, slab_blocks
 
     bn_machine bn_this_machine()

@@ -14,7 +14,7 @@ from bnkern._native.coefs cimport coefs_from_saved, finish_reduction
 from bnkern._native.elementwise cimport run_chunk, run_group, run_piece
 from bnkern._native.job cimport *
 from bnkern._native.plan cimport threads_of
-from bnkern._native.reduction cimport joined_scratch, reduce_block, reduce_panel, reduce_rows
+from bnkern._native.reduction cimport joined_scratch, reduce_panel, reduce_rows
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void **, size_t, size_t)
@@ -27,7 +27,7 @@ cdef enum:
     POLLED = 1 << 16  # elements between two looks at the clock
     NEARBY = 1 << 15  # bytes of scratch that a call finds on the stack
     PHASE_BEGIN = 0
-    PHASE_WINDOW
+    PHASE_REDUCE
     PHASE_FINISH
     PHASE_ELEMENTWISE
     PHASE_DONE
@@ -122,38 +122,30 @@ cdef inline void fence(Job *job) noexcept nogil:
 # ---- phases -------------------------------------------------------------------------------------------------------
 
 cdef worker next_worker(Job *job) noexcept nogil:
-    """What all threads do next: coefficients, then for each window reduce, finish, elementwise. NULL: done."""
+    """What all threads do next: coefficients, then reduce, finish, elementwise. NULL: done."""
     while job.phase != PHASE_DONE and not job.stop:
         if job.phase == PHASE_BEGIN:
-            job.phase = PHASE_DONE if job.plan.reduction == BN_GROUPS else PHASE_WINDOW
+            job.phase = PHASE_DONE if job.plan.reduction == BN_GROUPS else PHASE_REDUCE
             if job.plan.reduction == BN_GROUPS:
                 return work_groups
             if not job.passes & BN_STATS:
                 return work_coefs
-        elif job.phase == PHASE_WINDOW:
-            job.first = job.last
-            job.last = minimum(job.first + job.plan.window, job.shape.channels)
-            job.phase = PHASE_FINISH if job.first < job.last else PHASE_DONE
-            if job.first < job.last and job.passes & BN_REDUCTIONS:
-                return reduction_worker(job)
+        elif job.phase == PHASE_REDUCE:
+            job.phase = PHASE_FINISH
+            if job.passes & BN_REDUCTIONS:
+                return work_slabs if job.plan.reduction == BN_SLABS else work_panels
         elif job.phase == PHASE_FINISH:
             job.phase = PHASE_ELEMENTWISE
             if job.passes & BN_REDUCTIONS:
                 return work_finish
         elif job.phase == PHASE_ELEMENTWISE:
-            job.phase = PHASE_WINDOW
+            job.phase = PHASE_DONE
             if job.passes & BN_ELEMENTWISE:
                 return elementwise_worker(job)
         else:
             job.phase = PHASE_DONE
             return work_stream
     return NULL
-
-
-cdef worker reduction_worker(Job *job) noexcept nogil:
-    if job.plan.reduction == BN_SLABS:
-        return work_slabs
-    return work_blocks if job.plan.reduction == BN_BLOCKS else work_panels
 
 
 cdef worker elementwise_worker(Job *job) noexcept nogil:
@@ -225,15 +217,6 @@ cdef void work_slabs(Job *job, int t) noexcept nogil:
                     job.part_a + c * blocks, job.part_b + c * blocks, <char *> (sums + panel))
 
 
-cdef void work_blocks(Job *job, int t) noexcept nogil:
-    cdef int64_t blocks = job.plan.blocks, units = (job.last - job.first) * blocks, unit, at
-    for unit in range(share(job, units, t), share(job, units, t + 1)):
-        if stopped(job, t):
-            return
-        at = job.first * blocks + unit
-        reduce_block(job, at // blocks, at % blocks, job.part_a + at, job.part_b + at, thread_scratch(job, t))
-
-
 cdef void work_panels(Job *job, int t) noexcept nogil:
     cdef int64_t channels = job.shape.channels, panel = job.plan.group, panels = ceil_div(channels, panel)
     cdef int64_t units = job.plan.blocks * panels, unit, c, at
@@ -247,12 +230,12 @@ cdef void work_panels(Job *job, int t) noexcept nogil:
 
 
 cdef void work_finish(Job *job, int t) noexcept nogil:
-    cdef int64_t n = job.last - job.first, c0 = job.first + share(job, n, t), c1 = job.first + share(job, n, t + 1)
+    cdef int64_t channels = job.shape.channels, c0 = share(job, channels, t), c1 = share(job, channels, t + 1)
     cdef int64_t blocks = job.plan.blocks
-    if job.plan.reduction != BN_PANELS:
+    if job.plan.reduction == BN_SLABS:
         finish_reduction(job, job.part_a + c0 * blocks, job.part_b + c0 * blocks, 1, blocks, c0, c1)
     else:
-        finish_reduction(job, job.part_a + c0, job.part_b + c0, job.shape.channels, 1, c0, c1)
+        finish_reduction(job, job.part_a + c0, job.part_b + c0, channels, 1, c0, c1)
 
 
 cdef inline int64_t in_order(Job *job, int64_t k, int64_t begin, int64_t end) noexcept nogil:
@@ -262,17 +245,17 @@ cdef inline int64_t in_order(Job *job, int64_t k, int64_t begin, int64_t end) no
 
 cdef void work_runs(Job *job, int t) noexcept nogil:
     """Units are runs of whole channels, or pieces of a long row."""
-    cdef int64_t together = job.plan.run_group, groups = ceil_div(job.last - job.first, together), r = row_length(job)
-    cdef int64_t pieces = job.plan.row_pieces, units = rows_per_channel(job) * groups * pieces
+    cdef int64_t together = job.plan.run_group, channels = job.shape.channels, groups = ceil_div(channels, together)
+    cdef int64_t pieces = job.plan.row_pieces, r = row_length(job), units = rows_per_channel(job) * groups * pieces
     cdef int64_t begin = share(job, units, t), end = share(job, units, t + 1), unit, k, q, c, i
     for k in range(begin, end):
         if stopped(job, t):
             break
         unit = in_order(job, k, begin, end)
         q = unit // pieces // groups
-        c = job.first + unit // pieces % groups * together
+        c = unit // pieces % groups * together
         if pieces == 1:
-            run_group(job, c, minimum(c + together, job.last), q, q + 1, NULL, 0)
+            run_group(job, c, minimum(c + together, channels), q, q + 1, NULL, 0)
         else:
             i = unit % pieces * job.plan.piece
             run_piece(job, c, q * r + i, minimum(job.plan.piece, r - i))
@@ -281,14 +264,14 @@ cdef void work_runs(Job *job, int t) noexcept nogil:
 
 cdef void work_tiled_rows(Job *job, int t) noexcept nogil:
     """Units are a tile of channels, over all rows or a part of them."""
-    cdef int64_t group = job.plan.group, tiles = ceil_div(job.last - job.first, group), rows = rows_per_channel(job)
-    cdef int64_t parts = job.plan.row_parts, units = tiles * parts, unit, c, part
+    cdef int64_t group = job.plan.group, channels = job.shape.channels, rows = rows_per_channel(job)
+    cdef int64_t parts = job.plan.row_parts, units = ceil_div(channels, group) * parts, unit, c, part
     for unit in range(share(job, units, t), share(job, units, t + 1)):
         if stopped(job, t):
             break
-        c = job.first + unit // parts * group
+        c = unit // parts * group
         part = unit % parts
-        run_group(job, c, minimum(c + group, job.last), rows * part // parts, rows * (part + 1) // parts,
+        run_group(job, c, minimum(c + group, channels), rows * part // parts, rows * (part + 1) // parts,
                   thread_scratch(job, t), job.plan.prefetch)
     fence(job)
 

@@ -5,25 +5,23 @@
 #include "driver/plan_parts.h"
 #include "platform/cache.h"
 
-#define GRAIN (1 << 14)         /* elements for each thread that repay a parallel region */
-#define WINDOW_BYTES (8 << 20)  /* of one operand */
-#define GROUPS_IN_CACHE 4       /* groups of all threads, and what else the cache holds, beside one of them */
-#define GAPPED_PANEL 128      /* channels where rows may have to be copied: a thread's copies stay in L2 */
-#define LEAST_PANEL 64        /* channels */
-#define PANEL_STEP 16         /* panels begin on a vector of every level */
-#define CHUNK_BYTES (1 << 17) /* of one operand, in a unit of rows */
-#define LEAST_CHUNK 8         /* rows that a kernel takes together */
-#define FLAT_WIDTH 256        /* positions of a flat row, at least */
-#define MOST_FLAT (1 << 14)   /* at most: its coefficients would leave L2 */
-#define FLAT_CHUNK 32         /* flat rows of one unit, so that enough are taken together */
-#define FLAT_PREFETCH 8       /* flat rows ahead */
+#define GRAIN (1 << 14)        /* elements for each thread that repay a parallel region */
+#define GROUPS_IN_CACHE 4      /* groups of all threads, and what else the cache holds, beside one of them */
+#define GAPPED_PANEL 128       /* channels where rows may have to be copied: a thread's copies stay in L2 */
+#define LEAST_PANEL 64         /* channels */
+#define PANEL_STEP 16          /* panels begin on a vector of every level */
+#define CHUNK_BYTES (1 << 17)  /* of one operand, in a unit of rows */
+#define LEAST_CHUNK 8          /* rows that a kernel takes together */
+#define FLAT_WIDTH 256         /* positions of a flat row, at least */
+#define MOST_FLAT (1 << 14)    /* at most: its coefficients would leave L2 */
+#define FLAT_CHUNK 32          /* flat rows of one unit, so that enough are taken together */
+#define FLAT_PREFETCH 8        /* flat rows ahead */
 
 bn_machine bn_this_machine(void)
 {
     const int64_t stream = bn_cache_half();
     return (bn_machine){.stream_bytes = stream,
                         .group_bytes = stream / GROUPS_IN_CACHE,
-                        .window_bytes = WINDOW_BYTES,
                         .grain = GRAIN,
                         .reduction = BN_ANY,
                         .elementwise = BN_ANY};
@@ -125,7 +123,6 @@ bn_plan bn_plan_of(const bn_problem *p, const bn_machine *m)
     memset(&plan, 0, sizeof plan);
     plan.threads = (int)max(1, min(p->threads, p->channels * p->count / max(1, m->grain)));
     plan.blocks = ceil_div(p->count, BN_BLOCK);
-    plan.window = p->channels;
     plan.group = 1;
     plan.stream = streams(p, m);
     plan.backwards = reduces(p) && writes(p);
@@ -133,7 +130,7 @@ bn_plan bn_plan_of(const bn_problem *p, const bn_machine *m)
     if (p->layout == BN_CHANNELS_LAST) plan_cl(&plan, p, m);
     else bn_plan_cf(&plan, p, m);
     if (reduces(p) && writes(p)) {
-        const int64_t kept = plan.reduction == BN_GROUPS ? plan.group : plan.window;
+        const int64_t kept = plan.reduction == BN_GROUPS ? plan.group : p->channels;
         plan.from_cache = p->reads * bytes_of(p, kept) <= m->stream_bytes;
     }
     return plan;
@@ -149,7 +146,7 @@ int64_t bn_bytes_least(const bn_problem *p) { return bytes_of(p, p->channels) * 
 
 const char *bn_reduction_name(int reduction)
 {
-    static const char *const names[BN_NREDUCTION] = {"", "groups", "slabs", "blocks", "panels"};
+    static const char *const names[BN_NREDUCTION] = {"", "groups", "slabs", "panels"};
     return names[reduction];
 }
 

@@ -12,18 +12,18 @@
 #define TILE_PREFETCH 8              /* rows ahead */
 #define LEAST_PIECE (1 << 12)        /* elements of a unit of runs */
 #define MOST_PIECE (1 << 16)
-#define PIECES 8             /* for each thread, so that one that is late holds up little */
+#define PIECES 8                /* for each thread, so that one that is late holds up little */
 #define FETCHED_GROUP (3 << 19) /* bytes of all operands that the elementwise pass reads */
 #define FETCHED_STRIP (1 << 15) /* bytes of all operands, side by side in a group: less is not fetched at full speed */
-#define LEAST_STRIP 16384    /* bytes of a group that lie side by side: shorter strips are not read at full speed */
-#define SLAB_CHANNELS 256    /* their sums stay in L2 */
+#define LEAST_STRIP 16384       /* bytes of a group that lie side by side: shorter strips are not read at full speed */
+#define SLAB_CHANNELS 256       /* their sums stay in L2 */
 #define LEAST_SLAB_CHANNELS 8
-#define SLABS 16             /* for each thread */
-#define JOINED_ROW 32 /* elements below which rows are put side by side before they are summed */
-#define JOINED 128           /* elements of short rows that are put side by side */
-#define JOINED_CHANNELS 8    /* at a time: the copies stay in L2 */
-#define FLAT_ROW 256         /* elements below which a row is better part of a flat row */
-#define FLAT_PERIOD 4096     /* positions of all channels' rows: their coefficients stay in L2 */
+#define SLABS 16          /* for each thread */
+#define JOINED_ROW 32     /* elements below which rows are put side by side before they are summed */
+#define JOINED 128        /* elements of short rows that are put side by side */
+#define JOINED_CHANNELS 8 /* at a time: the copies stay in L2 */
+#define FLAT_ROW 256      /* elements below which a row is better part of a flat row */
+#define FLAT_PERIOD 4096  /* positions of all channels' rows: their coefficients stay in L2 */
 
 static int64_t strip(const bn_problem *p, int64_t channels) { return channels * p->row * p->itemsize; }
 
@@ -36,7 +36,8 @@ static int64_t group_of(const bn_problem *p, const bn_machine *m, const bn_plan 
     const int both = reduces(p) && writes(p);
     int64_t most = both ? m->group_bytes / bytes_of(p, 1) : SUMMED_GROUP, group, groups;
     if (both && plan->stream)
-        most = min(most, max(FETCHED_GROUP / p->reads / bytes_of(p, 1), ceil_div(FETCHED_STRIP / p->reads, strip(p, 1))));
+        most =
+            min(most, max(FETCHED_GROUP / p->reads / bytes_of(p, 1), ceil_div(FETCHED_STRIP / p->reads, strip(p, 1))));
     group = max(1, min(p->channels, most));
     if (plan->elementwise == BN_TILED_ROWS) group = min(group, max(1, TILE_WIDTH / p->row));
     groups = ceil_div(ceil_div(p->channels, group), plan->threads) * plan->threads;
@@ -49,9 +50,9 @@ static enum bn_reduction reduction_of(const bn_problem *p, const bn_machine *m, 
     const int64_t in_each_thread = ceil_div(ceil_div(p->channels, plan->group), plan->threads) * plan->group;
     const int even = 10 * in_each_thread * plan->threads <= 11 * p->channels; /* the slowest has a tenth more at most */
     const int64_t least = min(LEAST_STRIP, strip(p, p->channels));
-    if (m->reduction == BN_BLOCKS || m->reduction == BN_GROUPS || m->reduction == BN_SLABS) return m->reduction;
+    if (m->reduction == BN_GROUPS || m->reduction == BN_SLABS) return m->reduction;
     if (even && p->count <= GROUPED_COUNT && strip(p, plan->group) >= least) return BN_GROUPS;
-    return p->channels == 1 ? BN_BLOCKS : BN_SLABS;
+    return BN_SLABS;
 }
 
 /* Rows of all channels of a slab are read in the order of memory; enough slabs for every thread. */
@@ -90,23 +91,22 @@ static enum bn_elementwise elementwise_of(const bn_problem *p, const bn_machine 
 static int is_flat(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
 {
     const int64_t period = p->channels * p->row;
-    const int free = plan->reduction == BN_NO_REDUCTION || plan->reduction == BN_SLABS; /* of groups and windows */
-    if (!free || !p->gapless || !bn_flat_is_possible(p, period)) return 0;
+    if (plan->reduction == BN_GROUPS || !bn_flat_is_possible(p, period)) return 0;
     if (m->elementwise != BN_ANY) return m->elementwise == BN_FLAT_ROWS;
     return (p->row < SHORT_ROW || (p->row < FLAT_ROW && period <= FLAT_PERIOD)) && p->count / p->row >= FEW_ROWS;
 }
 
-static void cut_runs(bn_plan *plan, const bn_problem *p, int64_t channels)
+static void cut_runs(bn_plan *plan, const bn_problem *p)
 {
-    const int64_t share = channels * p->count / (PIECES * plan->threads) / BN_LANES * BN_LANES;
+    const int64_t share = p->channels * p->count / (PIECES * plan->threads) / BN_LANES * BN_LANES;
     plan->piece = max(LEAST_PIECE, min(MOST_PIECE, share));
-    plan->run_group = min(channels, max(1, plan->piece / p->row));
+    plan->run_group = min(p->channels, max(1, plan->piece / p->row));
     plan->row_pieces = plan->piece > p->row ? 1 : ceil_div(p->row, plan->piece);
 }
 
-static void cut_tiles(bn_plan *plan, const bn_problem *p, int64_t channels)
+static void cut_tiles(bn_plan *plan, const bn_problem *p)
 {
-    const int64_t tiles = ceil_div(channels, plan->group), rows = p->count / p->row;
+    const int64_t tiles = ceil_div(p->channels, plan->group), rows = p->count / p->row;
     const int64_t enough = ceil_div(TILE_PARTS * plan->threads, tiles);
     const int64_t wanted = max(enough, p->count * plan->group / TILE_PART_ELEMENTS);
     plan->row_parts = max(1, min(rows, wanted));
@@ -120,15 +120,14 @@ void bn_plan_cf(bn_plan *plan, const bn_problem *p, const bn_machine *m)
     plan->tile_width = TILE_WIDTH + BN_PAD;
     if (reduces(p)) plan->reduction = reduction_of(p, m, plan);
     if (plan->reduction == BN_SLABS) cut_slabs(plan, p);
-    if (plan->reduction == BN_BLOCKS && writes(p))
-        plan->window = min(p->channels, max(plan->group, m->window_bytes / bytes_of(p, 1) / plan->group * plan->group));
-    if (plan->reduction == BN_GROUPS || plan->reduction == BN_SLABS) order_rows(plan, p);
-    if (plan->reduction == BN_GROUPS && writes(p) && plan->stream && p->adjacent) plan->prefetch = strip(p, plan->group);
+    if (reduces(p)) order_rows(plan, p);
+    if (plan->reduction == BN_GROUPS && writes(p) && plan->stream && p->adjacent)
+        plan->prefetch = strip(p, plan->group);
     if (plan->reduction == BN_GROUPS || !writes(p)) return; /* a group's elementwise pass is not cut */
     if (is_flat(p, m, plan)) {
         plan->elementwise = BN_FLAT_ROWS;
         bn_plan_flat(plan, p, p->channels * p->row);
     }
-    if (plan->elementwise == BN_RUNS) cut_runs(plan, p, plan->window);
-    if (plan->elementwise == BN_TILED_ROWS) cut_tiles(plan, p, plan->window);
+    if (plan->elementwise == BN_RUNS) cut_runs(plan, p);
+    if (plan->elementwise == BN_TILED_ROWS) cut_tiles(plan, p);
 }

@@ -1,4 +1,4 @@
-"""The reductions on pieces of an array: blocks of a channel, rows of a group, panels of channels.
+"""The reductions on pieces of an array: rows of a group or a slab, panels of channels.
 
 Between the driver, which shares pieces out, and the kernels, which see one run or one span at a time. Nothing here
 changes a bit of the result (kernels.h: order of summation).
@@ -70,49 +70,7 @@ cdef inline void place_run(Job *job, bn_run *run, int64_t c, int64_t i) noexcept
         run.y = bn_at(&job.shape, &job.operands[BN_OPERAND_Y], c, i)
 
 
-cdef inline char *gathered(Job *job, int operand, int64_t c, int64_t i, int64_t n, char *buffer) noexcept nogil:
-    """Elements i .. i+n-1 of a channel side by side in the buffer; NULL where the operand is not there."""
-    if job.operands[operand].data == NULL:
-        return NULL
-    bn_gather(&job.shape, &job.operands[operand], c, i, n, buffer)
-    return buffer
-
-
-cdef void gathered_block(Job *job, int64_t c, int64_t i, double *a, double *b, char *scratch) noexcept nogil:
-    """A block whose rows are shorter than the lanes, through a copy with room for what a kernel reads before it."""
-    cdef int64_t slack = BN_LANES * job.shape.itemsize, bytes = BN_BLOCK * job.shape.itemsize + slack
-    cdef bn_sums z
-    cdef bn_run run = new_run(job, c)
-    run.n = minimum(BN_BLOCK, job.shape.count - i)
-    scratch += slack
-    run.x = gathered(job, BN_OPERAND_X, c, i, run.n, scratch)
-    run.dy = gathered(job, BN_OPERAND_DY, c, i, run.n, scratch + bytes)
-    run.y = gathered(job, BN_OPERAND_Y, c, i, run.n, scratch + 2 * bytes)
-    begin_block(job, c, i, &z)
-    add_run(job, &run, &z)
-    end_block(job, c, i, &z, a, b, scratch)
-
-
-cdef void reduce_block(Job *job, int64_t c, int64_t k, double *a, double *b, char *scratch) noexcept nogil:
-    """Block k of channel c, rows without gaps."""
-    cdef int64_t i = k * BN_BLOCK, begin = i, end = minimum(i + BN_BLOCK, job.shape.count)
-    cdef bn_sums z
-    cdef bn_run run
-    if row_length(job) < BN_LANES:
-        gathered_block(job, c, i, a, b, scratch)
-        return
-    run = new_run(job, c)
-    begin_block(job, c, i, &z)
-    while i < end:
-        run.at = i - begin
-        run.n = bn_run_length(&job.shape, i, end - i)
-        place_run(job, &run, c, i)
-        add_run(job, &run, &z)
-        i += run.n
-    end_block(job, c, begin, &z, a, b, scratch)
-
-
-# ---- a group of channels, row by row ------------------------------------------------------------------------------
+# ---- rows of several channels -------------------------------------------------------------------------------------
 
 cdef inline int64_t joined_step(Job *job) noexcept nogil:
     """Elements from channel to channel of joined rows: a last run that is too short for the lanes is joined as well."""
