@@ -5,17 +5,17 @@
 #include "driver/plan_parts.h"
 #include "platform/cache.h"
 
-#define GRAIN (1 << 14)        /* elements for each thread that repay a parallel region */
-#define GROUPS_IN_CACHE 4      /* groups of all threads, and what else the cache holds, beside one of them */
-#define GAPPED_PANEL 128       /* channels where rows may have to be copied: a thread's copies stay in L2 */
-#define LEAST_PANEL 64         /* channels */
-#define PANEL_STEP 16          /* panels begin on a vector of every level */
-#define CHUNK_BYTES (1 << 17)  /* of one operand, in a unit of rows */
-#define LEAST_CHUNK 8          /* rows that a kernel takes together */
-#define FLAT_WIDTH 256         /* positions of a flat row, at least */
-#define MOST_FLAT (1 << 14)    /* at most: its coefficients would leave L2 */
-#define FLAT_CHUNK 32          /* flat rows of one unit, so that enough are taken together */
-#define FLAT_PREFETCH 8        /* flat rows ahead */
+#define GRAIN (1 << 14)       /* elements for each thread that repay a parallel region */
+#define GROUPS_IN_CACHE 4     /* groups of all threads, and what else the cache holds, beside one of them */
+#define GAPPED_PANEL 128      /* channels where rows may have to be copied: a thread's copies stay in L2 */
+#define LEAST_PANEL 64        /* channels */
+#define PANEL_STEP 16         /* panels begin on a vector of every level */
+#define CHUNK_BYTES (1 << 17) /* of one operand, in a unit of rows */
+#define LEAST_CHUNK 8         /* rows that a kernel takes together */
+#define FLAT_WIDTH 256        /* positions of a flat row, at least */
+#define MOST_FLAT (1 << 14)   /* at most: its coefficients would leave L2 */
+#define FLAT_CHUNK 32         /* flat rows of one unit, so that enough are taken together */
+#define FLAT_PREFETCH 8       /* flat rows ahead */
 
 bn_machine bn_this_machine(void)
 {

@@ -24,7 +24,7 @@ enum {
 enum bn_reduction {
     BN_NO_REDUCTION,
     BN_GROUPS, /* channels first: one thread does all of a group of channels, both passes, before its next group */
-    BN_SLABS, /* channels first: some blocks of many channels, read row by row, are shared out, and merged afterwards */
+    BN_SLABS, /* channels first: some blocks of many channels, read as they lie, are shared out, and merged afterwards */
     BN_PANELS, /* channels last: blocks of a panel of channels are shared out, and merged afterwards */
     BN_NREDUCTION
 };
@@ -71,7 +71,7 @@ typedef struct bn_plan {
     int64_t blocks;  /* of BN_BLOCK elements, in a channel */
     int64_t group;   /* channels taken together: a group, a tile, a panel */
     int64_t in_turn; /* groups, slabs: channels whose rows are read one after the other, in the order of memory */
-    int64_t joined; /* groups, slabs: elements of short rows that are put side by side to be summed; 0: read in place */
+    int64_t joined;  /* groups, slabs: elements of short rows that are copied side by side; 0: read in place */
     int64_t slab_channels, slab_blocks; /* slabs: of one unit */
     int64_t piece;                      /* runs: elements of one unit of work */
     int64_t row_pieces;                 /* runs: units of a long row */
@@ -81,7 +81,7 @@ typedef struct bn_plan {
     int64_t flat;                       /* flat rows: positions of a row */
     int64_t period;                     /* flat rows: positions after which coefficients repeat */
     int64_t tile_width;                 /* columns of a coefficient tile */
-    int64_t prefetch;                   /* bytes ahead that the elementwise pass asks for */
+    int64_t prefetch;                   /* bytes ahead that the elementwise pass asks for; of groups: the next one */
 } bn_plan;
 
 /* The facts of this machine. */

@@ -1,4 +1,10 @@
-/* Plans for channels first. */
+/* Plans for channels first.
+ *
+ * Two things decide. A channel's rows lie as far apart as all channels' rows are long: where a group's strip is short,
+ * memory is read in pieces that no processor fetches ahead, up to ten times slower. Then slabs are read as they lie in
+ * memory, and the elementwise pass reads once more. And where results are streamed, writing is the bottleneck: a group
+ * fetches the next one while it is written.
+ */
 #include "driver/plan_parts.h"
 
 #define SUMMED_GROUP 256        /* channels of a group without an elementwise pass: their sums stay in L2 */
@@ -13,15 +19,16 @@
 #define LEAST_PIECE (1 << 12)        /* elements of a unit of runs */
 #define MOST_PIECE (1 << 16)
 #define PIECES 8                /* for each thread, so that one that is late holds up little */
-#define FETCHED_GROUP (3 << 19) /* bytes of all operands that the elementwise pass reads */
-#define FETCHED_STRIP (1 << 15) /* bytes of all operands, side by side in a group: less is not fetched at full speed */
-#define LEAST_STRIP 16384       /* bytes of a group that lie side by side: shorter strips are not read at full speed */
+#define FETCHED_GROUP (3 << 19) /* bytes, of all that the elementwise pass reads */
+#define FETCHED_STRIP (1 << 15) /* bytes: less is not fetched at full speed */
+#define LEAST_STRIP (1 << 14)   /* bytes: less is not read at full speed */
 #define SLAB_CHANNELS 256       /* their sums stay in L2 */
 #define LEAST_SLAB_CHANNELS 8
-#define SLABS 16          /* for each thread */
+#define FEW_SLABS 4       /* for each thread: with fewer the channels are cut, too */
+#define SLABS 16          /* for each thread, where there are many blocks */
 #define JOINED_ROW 32     /* elements below which rows are put side by side before they are summed */
 #define JOINED 128        /* elements of short rows that are put side by side */
-#define JOINED_CHANNELS 8 /* at a time: the copies stay in L2 */
+#define JOINED_CHANNELS 8 /* at a time: the copies stay in L1 */
 #define FLAT_ROW 256      /* elements below which a row is better part of a flat row */
 #define FLAT_PERIOD 4096  /* positions of all channels' rows: their coefficients stay in L2 */
 
@@ -34,17 +41,16 @@ static int64_t strip(const bn_problem *p, int64_t channels) { return channels * 
 static int64_t group_of(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
 {
     const int both = reduces(p) && writes(p);
-    int64_t most = both ? m->group_bytes / bytes_of(p, 1) : SUMMED_GROUP, group, groups;
-    if (both && plan->stream)
-        most =
-            min(most, max(FETCHED_GROUP / p->reads / bytes_of(p, 1), ceil_div(FETCHED_STRIP / p->reads, strip(p, 1))));
-    group = max(1, min(p->channels, most));
+    const int64_t fetched = FETCHED_GROUP / p->reads / bytes_of(p, 1), long_strip = FETCHED_STRIP / p->reads;
+    int64_t group = both ? m->group_bytes / bytes_of(p, 1) : SUMMED_GROUP, groups;
+    if (both && plan->stream) group = min(group, max(fetched, ceil_div(long_strip, strip(p, 1))));
+    group = max(1, min(p->channels, group));
     if (plan->elementwise == BN_TILED_ROWS) group = min(group, max(1, TILE_WIDTH / p->row));
     groups = ceil_div(ceil_div(p->channels, group), plan->threads) * plan->threads;
     return ceil_div(p->channels, groups);
 }
 
-/* Groups where they can be shared out evenly and are read at full speed; else slabs where rows are short, or blocks. */
+/* Groups where they can be shared out evenly and are read at full speed; else slabs. */
 static enum bn_reduction reduction_of(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
 {
     const int64_t in_each_thread = ceil_div(ceil_div(p->channels, plan->group), plan->threads) * plan->group;
@@ -58,22 +64,20 @@ static enum bn_reduction reduction_of(const bn_problem *p, const bn_machine *m, 
 /* Rows of all channels of a slab are read in the order of memory; enough slabs for every thread. */
 static void cut_slabs(bn_plan *plan, const bn_problem *p)
 {
-    const int64_t wanted = SLABS * plan->threads;
-    int64_t panels = ceil_div(p->channels, SLAB_CHANNELS);
-    panels = max(panels, min(ceil_div(p->channels, LEAST_SLAB_CHANNELS), ceil_div(plan->threads * 4, plan->blocks)));
-    plan->slab_channels = ceil_div(p->channels, panels);
-    plan->slab_blocks = max(1, plan->blocks * panels / wanted);
+    const int64_t most = ceil_div(p->channels, LEAST_SLAB_CHANNELS),
+                  enough = ceil_div(FEW_SLABS * plan->threads, plan->blocks);
+    const int64_t parts = max(ceil_div(p->channels, SLAB_CHANNELS), min(most, enough));
+    plan->slab_channels = ceil_div(p->channels, parts);
+    plan->slab_blocks = max(1, plan->blocks * parts / (SLABS * plan->threads));
 }
 
 /* How rows follow one another in a reduction that takes several channels at a time. */
 static void order_rows(bn_plan *plan, const bn_problem *p)
 {
     const int64_t channels = plan->reduction == BN_GROUPS ? plan->group : plan->slab_channels;
-    plan->in_turn = p->row >= LONG_ROW ? 1 : channels;
-    if (p->row < JOINED_ROW) {
-        plan->joined = ceil_div(JOINED, p->row) * p->row;
-        plan->in_turn = min(channels, JOINED_CHANNELS);
-    }
+    const int joins = p->row < JOINED_ROW;
+    plan->joined = joins ? ceil_div(JOINED, p->row) * p->row : 0;
+    plan->in_turn = p->row >= LONG_ROW ? 1 : joins ? min(channels, JOINED_CHANNELS) : channels;
 }
 
 /* ---- the elementwise pass ---------------------------------------------------------------------------------------- */
@@ -121,9 +125,11 @@ void bn_plan_cf(bn_plan *plan, const bn_problem *p, const bn_machine *m)
     if (reduces(p)) plan->reduction = reduction_of(p, m, plan);
     if (plan->reduction == BN_SLABS) cut_slabs(plan, p);
     if (reduces(p)) order_rows(plan, p);
-    if (plan->reduction == BN_GROUPS && writes(p) && plan->stream && p->adjacent)
-        plan->prefetch = strip(p, plan->group);
-    if (plan->reduction == BN_GROUPS || !writes(p)) return; /* a group's elementwise pass is not cut */
+    if (!writes(p)) return;
+    if (plan->reduction == BN_GROUPS) { /* a group's elementwise pass is not cut */
+        plan->prefetch = plan->stream && p->adjacent ? strip(p, plan->group) : 0;
+        return;
+    }
     if (is_flat(p, m, plan)) {
         plan->elementwise = BN_FLAT_ROWS;
         bn_plan_flat(plan, p, p->channels * p->row);

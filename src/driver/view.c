@@ -74,8 +74,9 @@ void bn_gather(const bn_shape *shape, const bn_operand *operand, int64_t c, int6
     }
 }
 
-#define AHEAD 2048 /* bytes that are fetched before they are copied: those of rows to come */
-#define NARROW 128 /* bytes of all channels' rows that are read as one stream in any order */
+#define AHEAD \
+    2048 /* bytes of rows to come that are fetched meanwhile: strips apart are too short for a processor's own guess */
+#define NARROW 128 /* bytes of a strip: such rows are one stream in any order */
 
 /* Copies `times` rows of `bytes`, piece .. 2 * piece of them, a constant number at a time: the pieces may overlap. */
 #define COPY_ROWS(piece)                                             \
@@ -92,6 +93,7 @@ static void copy_rows(char *to, int64_t to_step, const char *from, int64_t from_
     else if (bytes <= 16) COPY_ROWS(8)
     else if (bytes <= 32) COPY_ROWS(16)
     else if (bytes <= 64) COPY_ROWS(32)
+    else if (bytes <= 128) COPY_ROWS(64)
     else
         for (; times > 0; times--, to += to_step, from += from_step) memcpy(to, from, bytes);
 }
@@ -107,7 +109,7 @@ void bn_join(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_
         const int64_t most = rows_together - i / row % rows_together, left = (end - i) / row;
         const int64_t rows = !whole ? 1 : left < most ? left : most;
         const char *from = bn_at(shape, operand, c, i);
-        const int64_t strip = channels * take * item, ahead = (AHEAD / strip + 1) * row_step; /* no processor does it */
+        const int64_t strip = channels * take * item, ahead = (AHEAD / strip + 1) * row_step;
         if (strip <= NARROW) /* the longer loop is the inner one */
             for (int64_t k = 0; k < channels; k++)
                 copy_rows(buffer + k * step, take * item, from + k * operand->cstride, row_step, rows, take * item);

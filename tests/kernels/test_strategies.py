@@ -14,7 +14,10 @@ from helpers.compare import same_bits
 from bnkern._native import plan
 
 # Rows around the lanes, a cache line, a sub-block and a block; channels that leave a rest in groups and panels.
-CF_SHAPES = [(3, 5, 1), (9, 7, 3), (5, 6, 15), (5, 37, 16), (4, 7, 33), (3, 5, 130), (2, 3, 519), (3, 2, 2100)]
+CF_SHAPES = [
+    *[(3, 5, 1), (9, 7, 3), (700, 3, 7), (5, 6, 15), (5, 37, 16), (150, 11, 31)],
+    *[(4, 7, 33), (3, 5, 130), (2, 3, 519), (3, 2, 2100)],
+]
 CL_SHAPES = [(5, 3), (1, 40), (70, 17), (300, 5), (33, 64), (2100, 3), (9, 130), (5, 2100)]
 CF = [f"{r} + {e}" for r in ("groups", "slabs") for e in ("runs", "tiled rows")] + ["slabs + flat rows"]
 CL = ["panels + rows", "panels + flat rows"]
