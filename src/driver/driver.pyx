@@ -165,10 +165,9 @@ cdef void work_coefs(Job *job, int t) noexcept nogil:
 
 
 cdef inline int64_t until_poll(Job *job, int64_t channels, int64_t i) noexcept nogil:
-    """Where a group's reduction, at element i, looks whether it is to stop: after whole rows, joined ones too."""
+    """Where a group's reduction, at element i, looks whether it is to stop."""
     cdef int64_t unit = job.plan.joined if job.plan.joined else row_length(job)
-    cdef int64_t n = maximum(1, POLLED // (channels * unit)) * unit
-    return i + n if job.shape.count - i >= n + BN_LANES else job.shape.count  # no short rest: stretch() joins it
+    return minimum(i + maximum(1, POLLED // (channels * unit)) * unit, job.shape.count)
 
 
 cdef void work_groups(Job *job, int t) noexcept nogil:

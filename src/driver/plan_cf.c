@@ -27,7 +27,7 @@
 #define FEW_SLABS 4       /* for each thread: with fewer the channels are cut, too */
 #define SLABS 16          /* for each thread, where there are many blocks */
 #define JOINED_ROW 32     /* elements below which rows are put side by side before they are summed */
-#define JOINED 128        /* elements of short rows that are put side by side */
+#define JOINED BN_SUB     /* elements of short rows that are put side by side: a run of them begins with lane 0 */
 #define JOINED_CHANNELS 8 /* at a time: the copies stay in L1 */
 #define FLAT_ROW 256      /* elements below which a row is better part of a flat row */
 #define FLAT_PERIOD 4096  /* positions of all channels' rows: their coefficients stay in L2 */
@@ -76,7 +76,7 @@ static void order_rows(bn_plan *plan, const bn_problem *p)
 {
     const int64_t channels = plan->reduction == BN_GROUPS ? plan->group : plan->slab_channels;
     const int joins = p->row < JOINED_ROW;
-    plan->joined = joins ? ceil_div(JOINED, p->row) * p->row : 0;
+    plan->joined = joins ? JOINED : 0;
     plan->in_turn = p->row >= LONG_ROW ? 1 : joins ? min(channels, JOINED_CHANNELS) : channels;
 }
 

@@ -73,8 +73,8 @@ cdef inline void place_run(Job *job, bn_run *run, int64_t c, int64_t i) noexcept
 # ---- rows of several channels -------------------------------------------------------------------------------------
 
 cdef inline int64_t joined_step(Job *job) noexcept nogil:
-    """Elements from channel to channel of joined rows: a last run that is too short for the lanes is joined as well."""
-    return job.plan.joined + 2 * BN_LANES
+    """Elements from channel to channel of joined rows, with room for what a kernel reads before them."""
+    return job.plan.joined + BN_LANES
 
 
 cdef int64_t joined_scratch(Job *job) noexcept nogil:
@@ -83,7 +83,7 @@ cdef int64_t joined_scratch(Job *job) noexcept nogil:
 
 cdef inline char *joined(Job *job, int operand, int64_t c, int64_t channels, int64_t i, int64_t n,
                          char *buffer) noexcept nogil:
-    """Elements i .. i+n-1 of each channel side by side, with room for what a kernel reads before them."""
+    """Elements i .. i+n-1 of each channel side by side."""
     cdef int64_t item = job.shape.itemsize
     if job.operands[operand].data == NULL:
         return NULL
@@ -135,14 +135,9 @@ cdef inline void move_run(bn_run *run, int64_t bytes) noexcept nogil:
         run.y = <const char *> run.y + bytes
 
 
-cdef inline int64_t stretch(Job *job, int64_t i, int64_t end) noexcept nogil:
-    """How many elements from i on are taken together: the rest of a row, or some rows to be joined. No run but the
-    last of a block may be shorter than the lanes, so a short rest is joined as well."""
-    cdef int64_t r = row_length(job), n
-    if not job.plan.joined:
-        return minimum(r - i % r, end - i)
-    n = job.plan.joined - i % r
-    return n if end - i >= n + BN_LANES else end - i
+cdef inline int64_t stretch(Job *job, int64_t i) noexcept nogil:
+    """How many elements from i on are taken together: the rest of a row, or what is joined, wherever rows end."""
+    return job.plan.joined if job.plan.joined else row_length(job) - i % row_length(job)
 
 
 cdef void reduce_rows(Job *job, int64_t c0, int64_t c1, int64_t i, int64_t end, bn_sums *sums, double *a, double *b,
@@ -151,7 +146,7 @@ cdef void reduce_rows(Job *job, int64_t c0, int64_t c1, int64_t i, int64_t end, 
     cdef int64_t blocks = job.plan.blocks, c, d, n
     cdef bn_run first = new_run(job, c0), run
     while i < end:
-        n = stretch(job, i, end)
+        n = minimum(stretch(job, i), end - i)
         place_run(job, &first, c0, i)
         c = c0
         while c < c1:
