@@ -19,7 +19,7 @@
 #define LEAST_PIECE (1 << 12)        /* elements of a unit of runs */
 #define MOST_PIECE (1 << 16)
 #define PIECES 8                /* for each thread, so that one that is late holds up little */
-#define FETCHED_GROUP (3 << 19) /* bytes, of all that the elementwise pass reads */
+#define FETCHED_GROUP (5 << 19) /* bytes, of all that the elementwise pass reads */
 #define FETCHED_STRIP (1 << 15) /* bytes: less is not fetched at full speed */
 #define LEAST_STRIP (1 << 14)   /* bytes: less is not read at full speed */
 #define SLAB_CHANNELS 256       /* their sums stay in L2 */
