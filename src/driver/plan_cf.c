@@ -19,6 +19,7 @@
 #define LEAST_PIECE (1 << 12)        /* elements of a unit of runs */
 #define MOST_PIECE (1 << 16)
 #define PIECES 8                /* for each thread, so that one that is late holds up little */
+#define TRIES 16                /* sizes of groups that are looked at */
 #define FETCHED_GROUP (5 << 19) /* bytes, of all that the elementwise pass reads */
 #define FETCHED_STRIP (1 << 15) /* bytes: less is not fetched at full speed */
 #define LEAST_STRIP (1 << 14)   /* bytes: less is not read at full speed */
@@ -36,6 +37,23 @@ static int64_t strip(const bn_problem *p, int64_t channels) { return channels * 
 
 /* ---- the reduction ----------------------------------------------------------------------------------------------- */
 
+/* Channels that the other threads could do while the slowest is still at its groups. */
+static int64_t idle(const bn_problem *p, const bn_plan *plan, int64_t group)
+{
+    return ceil_div(ceil_div(p->channels, group), plan->threads) * group * plan->threads - p->channels;
+}
+
+/* The size, or where that leaves threads idle for long one a little smaller. */
+static int64_t even_group(const bn_problem *p, const bn_plan *plan, int64_t most)
+{
+    int64_t best = most;
+    for (int64_t group = most; group > most / 2 && group > most - TRIES; group--) {
+        if (idle(p, plan, group) < idle(p, plan, best)) best = group;
+        if (20 * idle(p, plan, best) <= p->channels) break;
+    }
+    return best;
+}
+
 /* As many groups for every thread, each small enough to be found in cache by the elementwise pass. Where that pass
  * streams it fetches the next group: both, and what is on its way, must have room in the cache of a core. */
 static int64_t group_of(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
@@ -47,14 +65,13 @@ static int64_t group_of(const bn_problem *p, const bn_machine *m, const bn_plan 
     group = max(1, min(p->channels, group));
     if (plan->elementwise == BN_TILED_ROWS) group = min(group, max(1, TILE_WIDTH / p->row));
     groups = ceil_div(ceil_div(p->channels, group), plan->threads) * plan->threads;
-    return ceil_div(p->channels, groups);
+    return even_group(p, plan, ceil_div(p->channels, groups));
 }
 
 /* Groups where they can be shared out evenly and are read at full speed; else slabs. */
 static enum bn_reduction reduction_of(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
 {
-    const int64_t in_each_thread = ceil_div(ceil_div(p->channels, plan->group), plan->threads) * plan->group;
-    const int even = 10 * in_each_thread * plan->threads <= 11 * p->channels; /* the slowest has a tenth more at most */
+    const int even = 10 * idle(p, plan, plan->group) <= p->channels; /* the slowest has a tenth more at most */
     const int64_t least = min(LEAST_STRIP, strip(p, p->channels));
     if (m->reduction == BN_GROUPS || m->reduction == BN_SLABS) return m->reduction;
     if (even && p->count <= GROUPED_COUNT && strip(p, plan->group) >= least) return BN_GROUPS;

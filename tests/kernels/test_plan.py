@@ -178,6 +178,14 @@ def test_groups_stay_in_cache_and_are_shared_evenly():
         assert plan((32, 64, 56, 56))["group"] == 1
 
 
+def test_groups_of_a_size_that_threads_can_share():
+    for channels in (61, 64, 96, 100, 192, 300, 1000):
+        found = plan((32, channels, 56, 56))
+        assert found["strategy"] == "groups + runs"
+        slowest = -(-(-(-channels // found["group"])) // 2) * found["group"]
+        assert slowest <= 0.55 * channels, (channels, found["group"])
+
+
 def test_a_group_that_is_fetched_is_small_and_its_strips_are_long():
     found = plan((32, 256, 56, 56))
     assert found["prefetch"] == found["group"] * 56 * 56 * 4, "the same row of the next group"
