@@ -30,7 +30,7 @@
 #define JOINED_ROW 32     /* elements below which rows are put side by side before they are summed */
 #define JOINED BN_SUB     /* elements of short rows that are put side by side: a run of them begins with lane 0 */
 #define JOINED_CHANNELS 8 /* at a time: the copies stay in L1 */
-#define FLAT_ROW 256      /* elements below which a row is better part of a flat row */
+#define FLAT_ROW 1024     /* elements below which a row is better part of a flat row */
 #define FLAT_PERIOD 4096  /* positions of all channels' rows: their coefficients stay in L2 */
 
 static int64_t strip(const bn_problem *p, int64_t channels) { return channels * p->row * p->itemsize; }
