@@ -55,7 +55,7 @@ static int64_t even_group(const bn_problem *p, const bn_plan *plan, int64_t most
 }
 
 /* As many groups for every thread, each small enough to be found in cache by the elementwise pass. Where that pass
- * streams it fetches the next group: both, and what is on its way, must have room in the cache of a core. */
+ * streams it fetches the next group: both, and what is on its way, must have room in its share of the last cache. */
 static int64_t group_of(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
 {
     const int both = reduces(p) && writes(p);
