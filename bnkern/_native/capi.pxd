@@ -100,6 +100,8 @@ cdef extern from "driver/view.h" nogil:
     char *bn_at(const bn_shape *, const bn_operand *, int64_t c, int64_t i)
     int64_t bn_run_length(const bn_shape *, int64_t i, int64_t most)
     void bn_gather(const bn_shape *, const bn_operand *, int64_t c, int64_t i, int64_t n, char *)
+    void bn_join(const bn_shape *, const bn_operand *, int64_t c, int64_t channels, int64_t i, int64_t n, char *,
+                 int64_t step)
 
 cdef extern from "driver/vector.h" nogil:
     enum:
@@ -135,7 +137,7 @@ cdef extern from "driver/plan.h" nogil:
     enum bn_reduction:
         BN_NO_REDUCTION
         BN_GROUPS
-        BN_BLOCKS
+        BN_SLABS
         BN_PANELS
         BN_NREDUCTION
 
@@ -148,7 +150,7 @@ cdef extern from "driver/plan.h" nogil:
         BN_NELEMENTWISE
 
     ctypedef struct bn_machine:
-        int64_t stream_bytes, group_bytes, window_bytes, grain
+        int64_t stream_bytes, group_bytes, grain
         int reduction, elementwise
 
     ctypedef struct bn_problem:
@@ -159,8 +161,8 @@ cdef extern from "driver/plan.h" nogil:
         bn_reduction reduction
         bn_elementwise elementwise
         int threads, stream, backwards, from_cache
-        int64_t blocks, group, in_turn, window, piece, row_pieces, run_group, row_parts, chunk, flat, tile_width
-        int64_t prefetch
+        int64_t blocks, group, in_turn, piece, row_pieces, run_group, row_parts, chunk, flat, tile_width
+        int64_t period, prefetch, joined, slab_channels, slab_blocks
 
     bn_machine bn_this_machine()
     bn_problem bn_problem_of(const bn_shape *, int layout, const bn_operand *, const int64_t *const *, int passes,

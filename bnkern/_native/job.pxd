@@ -30,7 +30,6 @@ ctypedef struct Job:
     double *part_b
     char *scratch             # of all threads
     int64_t scratch_bytes     # of each
-    int64_t first, last       # the window of channels at work
     int phase
     int stop                  # raised by Ctrl-C
     double next_poll          # when the calling thread asks Python for Ctrl-C; infinite: never

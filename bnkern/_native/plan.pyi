@@ -20,7 +20,6 @@ class forced:
         strategy: str = "",
         stream_bytes: int | None = None,
         group_bytes: int | None = None,
-        window_bytes: int | None = None,
         grain: int | None = None,
     ) -> None: ...
     def __enter__(self) -> forced: ...

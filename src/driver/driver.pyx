@@ -15,7 +15,7 @@ from bnkern._native.coefs cimport coefs_from_saved, finish_reduction
 from bnkern._native.elementwise cimport run_chunk, run_group, run_piece
 from bnkern._native.job cimport *
 from bnkern._native.plan cimport call_begins, call_ends, threads_of
-from bnkern._native.reduction cimport reduce_block, reduce_panel, reduce_row
+from bnkern._native.reduction cimport joined_scratch, reduce_panel, reduce_rows
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void **, size_t, size_t)
@@ -28,9 +28,10 @@ cdef extern from "Python.h":
 
 cdef enum:
     LINE = 64  # bytes of a cache line: scratch of two threads never shares one
+    POLLED = 1 << 16  # elements between two looks at the clock
     NEARBY = 1 << 15  # bytes of scratch that a call finds on the stack
     PHASE_BEGIN = 0
-    PHASE_WINDOW
+    PHASE_REDUCE
     PHASE_FINISH
     PHASE_ELEMENTWISE
     PHASE_DONE
@@ -151,26 +152,24 @@ cdef inline void fence(Job *job) noexcept nogil:
 # ---- phases -------------------------------------------------------------------------------------------------------
 
 cdef worker next_worker(Job *job) noexcept nogil:
-    """What all threads do next: coefficients, then for each window reduce, finish, elementwise. NULL: done."""
+    """What all threads do next: coefficients, then reduce, finish, elementwise. NULL: done."""
     while job.phase != PHASE_DONE and not job.stop:
         if job.phase == PHASE_BEGIN:
-            job.phase = PHASE_DONE if job.plan.reduction == BN_GROUPS else PHASE_WINDOW
+            job.phase = PHASE_DONE if job.plan.reduction == BN_GROUPS else PHASE_REDUCE
             if job.plan.reduction == BN_GROUPS:
                 return work_groups
             if not job.passes & BN_STATS:
                 return work_coefs
-        elif job.phase == PHASE_WINDOW:
-            job.first = job.last
-            job.last = minimum(job.first + job.plan.window, job.shape.channels)
-            job.phase = PHASE_FINISH if job.first < job.last else PHASE_DONE
-            if job.first < job.last and job.passes & BN_REDUCTIONS:
-                return work_blocks if job.plan.reduction == BN_BLOCKS else work_panels
+        elif job.phase == PHASE_REDUCE:
+            job.phase = PHASE_FINISH
+            if job.passes & BN_REDUCTIONS:
+                return work_slabs if job.plan.reduction == BN_SLABS else work_panels
         elif job.phase == PHASE_FINISH:
             job.phase = PHASE_ELEMENTWISE
             if job.passes & BN_REDUCTIONS:
                 return work_finish
         elif job.phase == PHASE_ELEMENTWISE:
-            job.phase = PHASE_WINDOW
+            job.phase = PHASE_DONE
             if job.passes & BN_ELEMENTWISE:
                 return elementwise_worker(job)
         else:
@@ -186,12 +185,19 @@ cdef worker elementwise_worker(Job *job) noexcept nogil:
         return work_tiled_rows
     if job.plan.elementwise == BN_FLAT_ROWS:
         job.kernels.coefs_tile(job.flat_tile, job.plan.tile_width, job.coef, job.cs, coef_rows(job), 0,
-                               job.shape.channels, 1, job.plan.flat // job.shape.channels + 1)
+                               job.shape.channels, job.plan.period // job.shape.channels,
+                               job.plan.flat // job.plan.period + 1)
     return work_rows
 
 
 cdef void work_coefs(Job *job, int t) noexcept nogil:
     coefs_from_saved(job, share(job, job.shape.channels, t), share(job, job.shape.channels, t + 1))
+
+
+cdef inline int64_t until_poll(Job *job, int64_t channels, int64_t i) noexcept nogil:
+    """Where a group's reduction, at element i, looks whether it is to stop."""
+    cdef int64_t unit = job.plan.joined if job.plan.joined else row_length(job)
+    return minimum(i + maximum(1, POLLED // (channels * unit)) * unit, job.shape.count)
 
 
 cdef void work_groups(Job *job, int t) noexcept nogil:
@@ -200,7 +206,7 @@ cdef void work_groups(Job *job, int t) noexcept nogil:
     Scratch: sums under way and the results of the blocks, for each channel of the group; then what a block needs.
     """
     cdef int64_t channels = job.shape.channels, group = job.plan.group, groups = ceil_div(channels, group)
-    cdef int64_t blocks = job.plan.blocks, rows = rows_per_channel(job), unit, c, c0, c1, q
+    cdef int64_t blocks = job.plan.blocks, unit, c0, c1, i, end
     cdef bn_sums *sums = <bn_sums *> thread_scratch(job, t)
     cdef double *a = <double *> (sums + group)
     cdef double *b = a + group * blocks
@@ -210,28 +216,34 @@ cdef void work_groups(Job *job, int t) noexcept nogil:
         c1 = minimum(c0 + group, channels)
         if not job.passes & BN_STATS:
             coefs_from_saved(job, c0, c1)
-        for q in range(rows):
-            c = c0
-            while c < c1:  # in the order of memory: that reads at full speed
-                reduce_row(job, c, minimum(c + job.plan.in_turn, c1), q, sums + (c - c0), a + (c - c0) * blocks,
-                           b + (c - c0) * blocks, scratch)
-                c += job.plan.in_turn
+        i = 0
+        while i < job.shape.count:
+            end = until_poll(job, group, i)
+            reduce_rows(job, c0, c1, i, end, sums, a, b, scratch)
+            i = end
             if stopped(job, t):
                 fence(job)
                 return
         finish_reduction(job, a, b, 1, blocks, c0, c1)
         if job.passes & BN_ELEMENTWISE:
-            run_group(job, c0, c1, 0, rows, scratch, 0)
+            run_group(job, c0, c1, 0, rows_per_channel(job), scratch,
+                      job.plan.prefetch if unit + 1 < share(job, groups, t + 1) else 0)
     fence(job)
 
 
-cdef void work_blocks(Job *job, int t) noexcept nogil:
-    cdef int64_t blocks = job.plan.blocks, units = (job.last - job.first) * blocks, unit, at
+cdef void work_slabs(Job *job, int t) noexcept nogil:
+    """Units are some blocks of some channels. Scratch: sums under way; then what rows that are joined need."""
+    cdef int64_t channels = job.shape.channels, panel = job.plan.slab_channels, panels = ceil_div(channels, panel)
+    cdef int64_t blocks = job.plan.blocks, elements = job.plan.slab_blocks * BN_BLOCK
+    cdef int64_t units = panels * ceil_div(blocks, job.plan.slab_blocks), unit, c, i
+    cdef bn_sums *sums = <bn_sums *> thread_scratch(job, t)
     for unit in range(share(job, units, t), share(job, units, t + 1)):
         if stopped(job, t):
             return
-        at = job.first * blocks + unit
-        reduce_block(job, at // blocks, at % blocks, job.part_a + at, job.part_b + at, thread_scratch(job, t))
+        c = unit % panels * panel
+        i = unit // panels * elements
+        reduce_rows(job, c, minimum(c + panel, channels), i, minimum(i + elements, job.shape.count), sums,
+                    job.part_a + c * blocks, job.part_b + c * blocks, <char *> (sums + panel))
 
 
 cdef void work_panels(Job *job, int t) noexcept nogil:
@@ -247,12 +259,12 @@ cdef void work_panels(Job *job, int t) noexcept nogil:
 
 
 cdef void work_finish(Job *job, int t) noexcept nogil:
-    cdef int64_t n = job.last - job.first, c0 = job.first + share(job, n, t), c1 = job.first + share(job, n, t + 1)
+    cdef int64_t channels = job.shape.channels, c0 = share(job, channels, t), c1 = share(job, channels, t + 1)
     cdef int64_t blocks = job.plan.blocks
-    if job.plan.reduction == BN_BLOCKS:
+    if job.plan.reduction == BN_SLABS:
         finish_reduction(job, job.part_a + c0 * blocks, job.part_b + c0 * blocks, 1, blocks, c0, c1)
     else:
-        finish_reduction(job, job.part_a + c0, job.part_b + c0, job.shape.channels, 1, c0, c1)
+        finish_reduction(job, job.part_a + c0, job.part_b + c0, channels, 1, c0, c1)
 
 
 cdef inline int64_t in_order(Job *job, int64_t k, int64_t begin, int64_t end) noexcept nogil:
@@ -262,17 +274,17 @@ cdef inline int64_t in_order(Job *job, int64_t k, int64_t begin, int64_t end) no
 
 cdef void work_runs(Job *job, int t) noexcept nogil:
     """Units are runs of whole channels, or pieces of a long row."""
-    cdef int64_t together = job.plan.run_group, groups = ceil_div(job.last - job.first, together), r = row_length(job)
-    cdef int64_t pieces = job.plan.row_pieces, units = rows_per_channel(job) * groups * pieces
+    cdef int64_t together = job.plan.run_group, channels = job.shape.channels, groups = ceil_div(channels, together)
+    cdef int64_t pieces = job.plan.row_pieces, r = row_length(job), units = rows_per_channel(job) * groups * pieces
     cdef int64_t begin = share(job, units, t), end = share(job, units, t + 1), unit, k, q, c, i
     for k in range(begin, end):
         if stopped(job, t):
             break
         unit = in_order(job, k, begin, end)
         q = unit // pieces // groups
-        c = job.first + unit // pieces % groups * together
+        c = unit // pieces % groups * together
         if pieces == 1:
-            run_group(job, c, minimum(c + together, job.last), q, q + 1, NULL, 0)
+            run_group(job, c, minimum(c + together, channels), q, q + 1, NULL, 0)
         else:
             i = unit % pieces * job.plan.piece
             run_piece(job, c, q * r + i, minimum(job.plan.piece, r - i))
@@ -281,27 +293,30 @@ cdef void work_runs(Job *job, int t) noexcept nogil:
 
 cdef void work_tiled_rows(Job *job, int t) noexcept nogil:
     """Units are a tile of channels, over all rows or a part of them."""
-    cdef int64_t group = job.plan.group, tiles = ceil_div(job.last - job.first, group), rows = rows_per_channel(job)
-    cdef int64_t parts = job.plan.row_parts, units = tiles * parts, unit, c, part
+    cdef int64_t group = job.plan.group, channels = job.shape.channels, rows = rows_per_channel(job)
+    cdef int64_t parts = job.plan.row_parts, units = ceil_div(channels, group) * parts, unit, c, part
     for unit in range(share(job, units, t), share(job, units, t + 1)):
         if stopped(job, t):
             break
-        c = job.first + unit // parts * group
+        c = unit // parts * group
         part = unit % parts
-        run_group(job, c, minimum(c + group, job.last), rows * part // parts, rows * (part + 1) // parts,
+        run_group(job, c, minimum(c + group, channels), rows * part // parts, rows * (part + 1) // parts,
                   thread_scratch(job, t), job.plan.prefetch)
     fence(job)
 
 
 cdef void work_rows(Job *job, int t) noexcept nogil:
-    """Units are chunks of rows, flat or not."""
-    cdef int64_t chunk = job.plan.chunk, units = ceil_div(job.shape.count, chunk), k, at
+    """Units are chunks of rows, or of the periods of flat rows."""
+    cdef int64_t rows = job.shape.count, chunk = job.plan.chunk, units, k, at
+    if job.plan.elementwise == BN_FLAT_ROWS:
+        rows = rows * job.shape.channels // job.plan.period
+    units = ceil_div(rows, chunk)
     cdef int64_t begin = share(job, units, t), end = share(job, units, t + 1)
     for k in range(begin, end):
         if stopped(job, t):
             break
         at = in_order(job, k, begin, end) * chunk
-        run_chunk(job, at, minimum(at + chunk, job.shape.count))
+        run_chunk(job, at, minimum(at + chunk, rows))
     fence(job)
 
 
@@ -338,8 +353,12 @@ cdef size_t scratch_of_a_thread(Job *job, size_t tile) noexcept nogil:
             bytes += 3 * rows * plan.group * item
     elif plan.reduction != BN_NO_REDUCTION:
         bytes = maximum(bytes, 3 * (BN_BLOCK + BN_LANES) * item)  # copies of a block
+        if plan.joined:
+            bytes = maximum(bytes, joined_scratch(job))
     if plan.reduction == BN_GROUPS:
         bytes += plan.group * (sizeof(bn_sums) + 2 * plan.blocks * sizeof(double))
+    elif plan.reduction == BN_SLABS:
+        bytes += plan.slab_channels * sizeof(bn_sums)
     return round_up(bytes)
 
 
@@ -361,7 +380,7 @@ cdef size_t lay_out(Job *job, char *memory) noexcept nogil:
     coef = round_up((BN_NCOEF * job.cs + BN_PAD) * item)
     tile = round_up(BN_NCOEF * job.plan.tile_width * item)
     flat = tile if job.plan.elementwise == BN_FLAT_ROWS else 0
-    if job.plan.reduction == BN_BLOCKS or job.plan.reduction == BN_PANELS:
+    if job.plan.reduction != BN_NO_REDUCTION and job.plan.reduction != BN_GROUPS:
         partials = round_up(job.plan.blocks * job.shape.channels * sizeof(double))
     job.scratch_bytes = scratch_of_a_thread(job, tile)
     job.coef = memory

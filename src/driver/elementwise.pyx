@@ -94,10 +94,10 @@ cdef void run_piece(Job *job, int64_t c, int64_t i, int64_t n) noexcept nogil:
 # ---- channels last ------------------------------------------------------------------------------------------------
 
 cdef void run_chunk(Job *job, int64_t i, int64_t end) noexcept nogil:
-    """Elements i .. end-1 of all channels, channels without gaps."""
+    """Elements i .. end-1 of all channels, channels without gaps; or these periods of flat rows."""
     cdef int64_t channels = job.shape.channels, n
     if job.plan.elementwise == BN_FLAT_ROWS:
-        run_flat(job, i * channels, end * channels)
+        run_flat(job, i * job.plan.period, end * job.plan.period)
         return
     while i < end:
         n = bn_run_length(&job.shape, i, end - i)
@@ -143,5 +143,5 @@ cdef void run_flat_rows(Job *job, int64_t at, int64_t rows, int64_t width) noexc
     span.rows = rows
     span.channels = 1
     span.width = width
-    run_kernel(job, &span, job.flat_tile + at % job.shape.channels * job.kernels.arithsize, job.plan.tile_width,
+    run_kernel(job, &span, job.flat_tile + at % job.plan.period * job.kernels.arithsize, job.plan.tile_width,
                BN_TILE, job.plan.prefetch)

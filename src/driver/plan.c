@@ -2,24 +2,11 @@
 
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "driver/plan_parts.h"
 #include "platform/cache.h"
 
-#define GRAIN (1 << 14)         /* elements for each thread that repay a parallel region */
-#define WINDOW_BYTES (8 << 20)  /* of one operand */
-#define GROUPS_IN_CACHE 4       /* groups of all threads, and what else the cache holds, beside one of them */
-#define SUMMED_GROUP 256        /* channels of a group without an elementwise pass: their sums stay in L2 */
-#define GROUPED_COUNT (1 << 24) /* elements; beyond, the results of a channel's blocks are no scratch of a thread */
-#define LONG_ROW 512            /* elements from which on a row is worth a call of its own */
-#define SHORT_ROW 16            /* elements below which rows are taken several channels at a time */
-#define FEW_ROWS 4              /* rows below which a tile of coefficients is not worth filling */
-#define TILE_WIDTH 2048         /* columns of a tile of short rows */
-#define TILE_PARTS 4            /* units for each thread, where there are few tiles */
-#define TILE_PART_ELEMENTS (1 << 18) /* of one unit, at most */
-#define TILE_PREFETCH 8              /* rows ahead */
-#define LEAST_PIECE (1 << 12)        /* elements of a unit of runs */
-#define MOST_PIECE (1 << 16)
-#define PIECES 8              /* for each thread, so that one that is late holds up little */
+#define GRAIN (1 << 14)       /* elements for each thread that repay a parallel region */
+#define GROUPS_IN_CACHE 4     /* groups of all threads, and what else the cache holds, beside one of them */
 #define GAPPED_PANEL 128      /* channels where rows may have to be copied: a thread's copies stay in L2 */
 #define LEAST_PANEL 64        /* channels */
 #define PANEL_STEP 16         /* panels begin on a vector of every level */
@@ -30,16 +17,11 @@
 #define FLAT_CHUNK 32         /* flat rows of one unit, so that enough are taken together */
 #define FLAT_PREFETCH 8       /* flat rows ahead */
 
-static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 bn_machine bn_this_machine(void)
 {
     const int64_t stream = bn_cache_half();
     return (bn_machine){.stream_bytes = stream,
                         .group_bytes = stream / GROUPS_IN_CACHE,
-                        .window_bytes = WINDOW_BYTES,
                         .grain = GRAIN,
                         .reduction = BN_ANY,
                         .elementwise = BN_ANY};
@@ -65,7 +47,7 @@ bn_problem bn_problem_of(const bn_shape *shape, int layout, const bn_operand *op
                     .axes = shape->nd,
                     .in_place = out_is_an_input(operands),
                     .adjacent = 1,
-                    .gapless = shape->nd == 1,
+                    .gapless = shape->nd == (layout == BN_CHANNELS_LAST ? 1 : 2),
                     .channels = shape->channels,
                     .count = shape->count,
                     .row = shape->size[shape->nd - 1],
@@ -74,91 +56,38 @@ bn_problem bn_problem_of(const bn_shape *shape, int layout, const bn_operand *op
         if (!strides[k]) continue;
         p.reads += k == BN_OPERAND_X || k == BN_OPERAND_DY;
         p.adjacent &= operands[k].cstride == p.row * p.itemsize;
-        p.gapless &= operands[k].stride[0] == p.channels * p.itemsize;
+        p.gapless &= operands[k].stride[0] == p.channels * (layout == BN_CHANNELS_LAST ? 1 : p.row) * p.itemsize;
     }
+    if (layout == BN_CHANNELS_FIRST) p.gapless &= p.adjacent;
     return p;
-}
-
-static int reduces(const bn_problem *p) { return (p->passes & BN_REDUCTIONS) != 0; }
-static int writes(const bn_problem *p) { return (p->passes & BN_ELEMENTWISE) != 0; }
-static int64_t bytes_of(const bn_problem *p, int64_t channels) { return channels * p->count * p->itemsize; }
-
-/* ---- channels first --------------------------------------------------------------------------------------------- */
-
-/* Rows too short for a vector each, and enough of them to repay a tile of coefficients. */
-static enum bn_elementwise elementwise_cf(const bn_problem *p, const bn_machine *m)
-{
-    const int possible = p->adjacent && p->row <= TILE_WIDTH;
-    if (m->elementwise == BN_RUNS) return BN_RUNS;
-    if (m->elementwise == BN_TILED_ROWS && possible) return BN_TILED_ROWS;
-    return possible && p->row < SHORT_ROW && p->count / p->row >= FEW_ROWS ? BN_TILED_ROWS : BN_RUNS;
-}
-
-/* Groups where they can be shared out evenly; else blocks, which are many. */
-static enum bn_reduction reduction_cf(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
-{
-    const int possible = p->row >= BN_LANES; /* a run ends with its row, and a kernel reads so far back from its end */
-    const int64_t in_each_thread = ceil_div(ceil_div(p->channels, plan->group), plan->threads) * plan->group;
-    const int even = 10 * in_each_thread * plan->threads <= 11 * p->channels; /* the slowest has a tenth more at most */
-    if (m->reduction == BN_BLOCKS) return BN_BLOCKS;
-    if (m->reduction == BN_GROUPS && possible) return BN_GROUPS;
-    return possible && even && p->count <= GROUPED_COUNT ? BN_GROUPS : BN_BLOCKS;
-}
-
-/* As many groups for every thread, each small enough to be found in cache by the elementwise pass. */
-static int64_t group_cf(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
-{
-    const int64_t most = reduces(p) && writes(p) ? m->group_bytes / bytes_of(p, 1) : SUMMED_GROUP;
-    int64_t group = max(1, min(p->channels, most)), groups;
-    if (plan->elementwise == BN_TILED_ROWS) group = min(group, max(1, TILE_WIDTH / p->row));
-    groups = ceil_div(ceil_div(p->channels, group), plan->threads) * plan->threads;
-    return ceil_div(p->channels, groups);
-}
-
-static void cut_runs(bn_plan *plan, const bn_problem *p, int64_t channels)
-{
-    const int64_t share = channels * p->count / (PIECES * plan->threads) / BN_LANES * BN_LANES;
-    plan->piece = max(LEAST_PIECE, min(MOST_PIECE, share));
-    plan->run_group = min(channels, max(1, plan->piece / p->row));
-    plan->row_pieces = plan->piece > p->row ? 1 : ceil_div(p->row, plan->piece);
-}
-
-static void cut_tiles(bn_plan *plan, const bn_problem *p, int64_t channels)
-{
-    const int64_t tiles = ceil_div(channels, plan->group), rows = p->count / p->row;
-    const int64_t enough = ceil_div(TILE_PARTS * plan->threads, tiles);
-    const int64_t wanted = max(enough, p->count * plan->group / TILE_PART_ELEMENTS);
-    plan->row_parts = max(1, min(rows, wanted));
-    plan->prefetch = TILE_PREFETCH * p->out_step;
-}
-
-static void plan_cf(bn_plan *plan, const bn_problem *p, const bn_machine *m)
-{
-    if (writes(p)) plan->elementwise = elementwise_cf(p, m);
-    plan->group = group_cf(p, m, plan);
-    plan->in_turn = p->row >= LONG_ROW ? 1 : plan->group;
-    plan->tile_width = TILE_WIDTH + BN_PAD;
-    if (reduces(p)) plan->reduction = reduction_cf(p, m, plan);
-    if (plan->reduction == BN_BLOCKS && writes(p))
-        plan->window = min(p->channels, max(plan->group, m->window_bytes / bytes_of(p, 1) / plan->group * plan->group));
-    if (plan->reduction == BN_GROUPS) return; /* a group's elementwise pass is not cut */
-    if (plan->elementwise == BN_RUNS) cut_runs(plan, p, plan->window);
-    if (plan->elementwise == BN_TILED_ROWS) cut_tiles(plan, p, plan->window);
 }
 
 /* ---- channels last ---------------------------------------------------------------------------------------------- */
 
-/* The least width that is whole rows of channels and whole vectors. */
-static int64_t flat_step(int64_t channels)
+/* The least width that is whole periods and whole vectors. */
+static int64_t flat_step(int64_t period)
 {
     int64_t common = 1;
-    while (common < BN_LANES && channels % (2 * common) == 0) common *= 2;
-    return channels * BN_LANES / common;
+    while (common < BN_LANES && period % (2 * common) == 0) common *= 2;
+    return period * BN_LANES / common;
+}
+
+int bn_flat_is_possible(const bn_problem *p, int64_t period) { return p->gapless && flat_step(period) <= MOST_FLAT; }
+
+void bn_plan_flat(bn_plan *plan, const bn_problem *p, int64_t period)
+{
+    const int64_t step = flat_step(period), positions = p->channels * p->count, periods = positions / period;
+    plan->period = period;
+    plan->flat = step * ceil_div(min(FLAT_WIDTH, positions), step);
+    plan->tile_width = plan->flat + period + BN_PAD; /* rows may begin anywhere in a period */
+    plan->chunk = max(LEAST_CHUNK, CHUNK_BYTES / (period * p->itemsize));
+    plan->chunk = max(plan->chunk, min(FLAT_CHUNK * plan->flat / period, ceil_div(periods, plan->threads)));
+    plan->prefetch = plan->stream ? FLAT_PREFETCH * plan->flat * p->itemsize : 0;
 }
 
 static enum bn_elementwise elementwise_cl(const bn_problem *p, const bn_machine *m)
 {
-    return m->elementwise != BN_ROWS && p->gapless && flat_step(p->channels) <= MOST_FLAT ? BN_FLAT_ROWS : BN_ROWS;
+    return m->elementwise != BN_ROWS && bn_flat_is_possible(p, p->channels) ? BN_FLAT_ROWS : BN_ROWS;
 }
 
 /* Whole rows, in the order of memory, unless that leaves threads idle. */
@@ -177,13 +106,7 @@ static void plan_cl(bn_plan *plan, const bn_problem *p, const bn_machine *m)
     if (!writes(p)) return;
     plan->elementwise = elementwise_cl(p, m);
     plan->chunk = max(LEAST_CHUNK, CHUNK_BYTES / (p->channels * p->itemsize));
-    if (plan->elementwise == BN_FLAT_ROWS) {
-        const int64_t step = flat_step(p->channels);
-        plan->flat = step * ceil_div(min(FLAT_WIDTH, p->channels * p->count), step);
-        plan->tile_width = plan->flat + p->channels + BN_PAD; /* rows may begin at any channel */
-        plan->chunk = max(plan->chunk, min(FLAT_CHUNK * plan->flat / p->channels, ceil_div(p->count, plan->threads)));
-        plan->prefetch = plan->stream ? FLAT_PREFETCH * plan->flat * p->itemsize : 0;
-    }
+    if (plan->elementwise == BN_FLAT_ROWS) bn_plan_flat(plan, p, p->channels);
 }
 
 /* ---- the plan --------------------------------------------------------------------------------------------------- */
@@ -200,15 +123,14 @@ bn_plan bn_plan_of(const bn_problem *p, const bn_machine *m)
     memset(&plan, 0, sizeof plan);
     plan.threads = (int)max(1, min(p->threads, p->channels * p->count / max(1, m->grain)));
     plan.blocks = ceil_div(p->count, BN_BLOCK);
-    plan.window = p->channels;
     plan.group = 1;
     plan.stream = streams(p, m);
     plan.backwards = reduces(p) && writes(p);
     if (p->channels * p->count == 0) return plan;
     if (p->layout == BN_CHANNELS_LAST) plan_cl(&plan, p, m);
-    else plan_cf(&plan, p, m);
+    else bn_plan_cf(&plan, p, m);
     if (reduces(p) && writes(p)) {
-        const int64_t kept = plan.reduction == BN_GROUPS ? plan.group : plan.window;
+        const int64_t kept = plan.reduction == BN_GROUPS ? plan.group : p->channels;
         plan.from_cache = p->reads * bytes_of(p, kept) <= m->stream_bytes;
     }
     return plan;
@@ -224,7 +146,7 @@ int64_t bn_bytes_least(const bn_problem *p) { return bytes_of(p, p->channels) * 
 
 const char *bn_reduction_name(int reduction)
 {
-    static const char *const names[BN_NREDUCTION] = {"", "groups", "blocks", "panels"};
+    static const char *const names[BN_NREDUCTION] = {"", "groups", "slabs", "panels"};
     return names[reduction];
 }
 

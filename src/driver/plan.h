@@ -24,7 +24,7 @@ enum {
 enum bn_reduction {
     BN_NO_REDUCTION,
     BN_GROUPS, /* channels first: one thread does all of a group of channels, both passes, before its next group */
-    BN_BLOCKS, /* channels first: blocks of one channel are shared out, and merged afterwards */
+    BN_SLABS, /* channels first: some blocks of many channels, read as they lie, are shared out, and merged afterwards */
     BN_PANELS, /* channels last: blocks of a panel of channels are shared out, and merged afterwards */
     BN_NREDUCTION
 };
@@ -34,7 +34,7 @@ enum bn_elementwise {
     BN_RUNS,       /* channels first: runs of adjacent elements with one coefficient each */
     BN_TILED_ROWS, /* channels first: short rows of several channels together, one coefficient for each column */
     BN_ROWS,       /* channels last: one coefficient for each column, row by row */
-    BN_FLAT_ROWS,  /* channels last, gapless: memory cut into rows of its own length, whatever the channels */
+    BN_FLAT_ROWS,  /* gapless: memory cut into rows of its own length, wherever coefficients begin to repeat */
     BN_NELEMENTWISE
 };
 
@@ -44,7 +44,6 @@ enum bn_elementwise {
 typedef struct bn_machine {
     int64_t stream_bytes; /* outputs from here on are written past the caches */
     int64_t group_bytes;  /* of one operand: what stays in one thread's share of the last cache between two passes */
-    int64_t window_bytes; /* of one operand: what stays in the last cache, all threads together */
     int64_t grain;        /* elements for each thread that repay a parallel region */
     int reduction;        /* forced where the layout allows it; BN_ANY */
     int elementwise;
@@ -57,7 +56,7 @@ typedef struct bn_problem {
     int axes;     /* of the sequence, after collapsing */
     int in_place; /* the output is one of the inputs */
     int adjacent; /* channels first: rows of neighbouring channels follow one another, in every operand */
-    int gapless;  /* channels last: elements follow one another, in every operand */
+    int gapless;  /* memory is one row, in every operand (channels first: with at least two rows of all channels) */
     int64_t channels, count, row; /* row: length of the last axis of the sequence */
     int64_t out_step;             /* bytes from row to row of the output */
 } bn_problem;
@@ -66,21 +65,23 @@ typedef struct bn_plan {
     enum bn_reduction reduction;
     enum bn_elementwise elementwise;
     int threads;
-    int stream;         /* non-temporal stores */
-    int backwards;      /* the elementwise pass ends where the reduction began: what was read last is still in cache */
-    int from_cache;     /* what the elementwise pass reads again is still in cache */
-    int64_t blocks;     /* of BN_BLOCK elements, in a channel */
-    int64_t group;      /* channels taken together: a group, a tile, a panel */
-    int64_t in_turn;    /* groups: channels whose rows are read one after the other, in the order of memory */
-    int64_t window;     /* channels that are reduced before their elementwise pass begins */
-    int64_t piece;      /* runs: elements of one unit of work */
-    int64_t row_pieces; /* runs: units of a long row */
-    int64_t run_group;  /* runs: whole channels of one unit */
-    int64_t row_parts;  /* tiled rows: units that share the rows of a tile */
-    int64_t chunk;      /* rows, flat rows: elements of the sequence in one unit */
-    int64_t flat;       /* flat rows: positions of a row */
-    int64_t tile_width; /* columns of a coefficient tile */
-    int64_t prefetch;   /* bytes ahead that the elementwise pass asks for */
+    int stream;      /* non-temporal stores */
+    int backwards;   /* the elementwise pass ends where the reduction began: what was read last is still in cache */
+    int from_cache;  /* what the elementwise pass reads again is still in cache */
+    int64_t blocks;  /* of BN_BLOCK elements, in a channel */
+    int64_t group;   /* channels taken together: a group, a tile, a panel */
+    int64_t in_turn; /* groups, slabs: channels whose rows are read one after the other, in the order of memory */
+    int64_t joined;  /* groups, slabs: elements of short rows that are copied side by side; 0: read in place */
+    int64_t slab_channels, slab_blocks; /* slabs: of one unit */
+    int64_t piece;                      /* runs: elements of one unit of work */
+    int64_t row_pieces;                 /* runs: units of a long row */
+    int64_t run_group;                  /* runs: whole channels of one unit */
+    int64_t row_parts;                  /* tiled rows: units that share the rows of a tile */
+    int64_t chunk;                      /* rows: elements of the sequence in one unit; flat rows: periods */
+    int64_t flat;                       /* flat rows: positions of a row */
+    int64_t period;                     /* flat rows: positions after which coefficients repeat */
+    int64_t tile_width;                 /* columns of a coefficient tile */
+    int64_t prefetch;                   /* bytes ahead that the elementwise pass asks for; of groups: the next one */
 } bn_plan;
 
 /* The facts of this machine. */

@@ -74,11 +74,12 @@ cdef dict facts_of(Job *job, const int64_t *const *strides, int threads):
         "strategy": " + ".join(name for name in names if name),
         "block": BN_BLOCK,
         "group": plan.group,
-        "window": plan.window,
         "piece": plan.piece,
         "row_parts": plan.row_parts,
         "chunk": plan.chunk,
         "flat": plan.flat,
+        "period": plan.period,
+        "joined": plan.joined,
         "tile_width": plan.tile_width,
         "prefetch": plan.prefetch,
         "stores": None if not job.passes & BN_ELEMENTWISE else "non-temporal" if plan.stream else "cached",
@@ -133,15 +134,14 @@ def facts(shape, strides, int axis, itemsize, int passes, int threads, bint froz
 class forced:
     """For tests: what plans take this machine for inside a `with` block, in the whole process.
 
-    forced(strategy="blocks + tiled rows", stream_bytes=0, grain=1): the reduction, the elementwise pass, or both, where
+    forced(strategy="slabs + tiled rows", stream_bytes=0, grain=1): the reduction, the elementwise pass, or both, where
     the layout allows them; outputs of how many bytes are written past the caches; how many elements repay a thread.
     """
 
-    def __init__(self, *, strategy="", stream_bytes=None, group_bytes=None, window_bytes=None, grain=None):
+    def __init__(self, *, strategy="", stream_bytes=None, group_bytes=None, grain=None):
         reductions = {bn_reduction_name(k).decode(): k for k in range(1, BN_NREDUCTION)}
         elementwise = {bn_elementwise_name(k).decode(): k for k in range(1, BN_NELEMENTWISE)}
-        self._values = {"stream_bytes": stream_bytes, "group_bytes": group_bytes, "window_bytes": window_bytes,
-                        "grain": grain}
+        self._values = {"stream_bytes": stream_bytes, "group_bytes": group_bytes, "grain": grain}
         for name in filter(None, strategy.split(" + ")):
             if name not in reductions and name not in elementwise:
                 known = ", ".join([*reductions, *elementwise])

@@ -1,4 +1,4 @@
-"""The reductions on pieces of an array: blocks of a channel, rows of a group, panels of channels.
+"""The reductions on pieces of an array: rows of a group or a slab, panels of channels.
 
 Between the driver, which shares pieces out, and the kernels, which see one run or one span at a time. Nothing here
 changes a bit of the result (kernels.h: order of summation).
@@ -11,6 +11,7 @@ from bnkern._native.job cimport *
 
 cdef enum:
     FIRST_VALUES = 8  # of a block: its shift is chosen among them
+    BN_NREADS = 3  # x, dy, y
 
 
 # ---- one block of one channel -------------------------------------------------------------------------------------
@@ -69,71 +70,98 @@ cdef inline void place_run(Job *job, bn_run *run, int64_t c, int64_t i) noexcept
         run.y = bn_at(&job.shape, &job.operands[BN_OPERAND_Y], c, i)
 
 
-cdef inline char *gathered(Job *job, int operand, int64_t c, int64_t i, int64_t n, char *buffer) noexcept nogil:
-    """Elements i .. i+n-1 of a channel side by side in the buffer; NULL where the operand is not there."""
+# ---- rows of several channels -------------------------------------------------------------------------------------
+
+cdef inline int64_t joined_step(Job *job) noexcept nogil:
+    """Elements from channel to channel of joined rows, with room for what a kernel reads before them."""
+    return job.plan.joined + BN_LANES
+
+
+cdef int64_t joined_scratch(Job *job) noexcept nogil:
+    return BN_NREADS * job.plan.in_turn * joined_step(job) * job.shape.itemsize
+
+
+cdef inline char *joined(Job *job, int operand, int64_t c, int64_t channels, int64_t i, int64_t n,
+                         char *buffer) noexcept nogil:
+    """Elements i .. i+n-1 of each channel side by side."""
+    cdef int64_t item = job.shape.itemsize
     if job.operands[operand].data == NULL:
         return NULL
-    bn_gather(&job.shape, &job.operands[operand], c, i, n, buffer)
+    buffer += BN_LANES * item
+    bn_join(&job.shape, &job.operands[operand], c, channels, i, n, buffer, joined_step(job) * item)
     return buffer
 
 
-cdef void gathered_block(Job *job, int64_t c, int64_t i, double *a, double *b, char *scratch) noexcept nogil:
-    """A block whose rows are shorter than the lanes, through a copy with room for what a kernel reads before it."""
-    cdef int64_t slack = BN_LANES * job.shape.itemsize, bytes = BN_BLOCK * job.shape.itemsize + slack
-    cdef bn_sums z
-    cdef bn_run run = new_run(job, c)
-    run.n = minimum(BN_BLOCK, job.shape.count - i)
-    scratch += slack
-    run.x = gathered(job, BN_OPERAND_X, c, i, run.n, scratch)
-    run.dy = gathered(job, BN_OPERAND_DY, c, i, run.n, scratch + bytes)
-    run.y = gathered(job, BN_OPERAND_Y, c, i, run.n, scratch + 2 * bytes)
-    begin_block(job, c, i, &z)
-    add_run(job, &run, &z)
-    end_block(job, c, i, &z, a, b, scratch)
+cdef void join_run(Job *job, bn_run *run, int64_t c, int64_t i, char *scratch) noexcept nogil:
+    """The run is a copy of elements i .. i+n-1 of its channels."""
+    cdef int64_t bytes = job.plan.in_turn * joined_step(job) * job.shape.itemsize
+    run.x = joined(job, BN_OPERAND_X, c, run.channels, i, run.n, scratch)
+    run.xc = run.dyc = run.yc = joined_step(job)
+    if not job.passes & BN_STATS:
+        run.dy = joined(job, BN_OPERAND_DY, c, run.channels, i, run.n, scratch + bytes)
+        run.y = joined(job, BN_OPERAND_Y, c, run.channels, i, run.n, scratch + 2 * bytes)
 
 
-cdef void reduce_block(Job *job, int64_t c, int64_t k, double *a, double *b, char *scratch) noexcept nogil:
-    """Block k of channel c, rows without gaps."""
-    cdef int64_t i = k * BN_BLOCK, begin = i, end = minimum(i + BN_BLOCK, job.shape.count)
-    cdef bn_sums z
-    cdef bn_run run
-    if row_length(job) < BN_LANES:
-        gathered_block(job, c, i, a, b, scratch)
-        return
-    run = new_run(job, c)
-    begin_block(job, c, i, &z)
-    while i < end:
-        run.at = i - begin
-        run.n = bn_run_length(&job.shape, i, end - i)
-        place_run(job, &run, c, i)
-        add_run(job, &run, &z)
-        i += run.n
-    end_block(job, c, begin, &z, a, b, scratch)
-
-
-# ---- a group of channels, row by row ------------------------------------------------------------------------------
-
-cdef void reduce_row(Job *job, int64_t c0, int64_t c1, int64_t q, bn_sums *sums, double *a, double *b,
+cdef void reduce_row(Job *job, bn_run *run, int64_t c0, int64_t i, int64_t end, bn_sums *sums, double *a, double *b,
                      char *scratch) noexcept nogil:
-    """Row q of channels c0 .. c1-1: each adds to its own block under way. Results of block k: a[channel, k]."""
-    cdef int64_t r = row_length(job), i = q * r, end = i + r, blocks = job.plan.blocks, c, k, last
-    cdef bn_run run = new_run(job, c0)
-    run.channels = c1 - c0
-    while i < end:
+    """Elements i .. end-1 of the run's channels, c0 and those after it: one row, where the run is placed, or several
+    to be joined. Each channel adds to its own block under way. Results of block k: a[channel, k]."""
+    cdef int64_t blocks = job.plan.blocks, item = job.shape.itemsize, c, k, last
+    while True:
         k = i // BN_BLOCK
         last = minimum((k + 1) * BN_BLOCK, job.shape.count)
         run.at = i % BN_BLOCK
         run.n = minimum(end, last) - i
         if run.at == 0:
-            for c in range(c0, c1):
-                begin_block(job, c, i, sums + (c - c0))
-        place_run(job, &run, c0, i)
-        add_run(job, &run, sums)
+            for c in range(run.channels):
+                begin_block(job, c0 + c, i, sums + c)
+        if job.plan.joined:
+            join_run(job, run, c0, i, scratch)
+        add_run(job, run, sums)
         i += run.n
         if i == last:
-            for c in range(c0, c1):
-                end_block(job, c, k * BN_BLOCK, sums + (c - c0), a + (c - c0) * blocks + k, b + (c - c0) * blocks + k,
-                          scratch)
+            for c in range(run.channels):
+                end_block(job, c0 + c, k * BN_BLOCK, sums + c, a + c * blocks + k, b + c * blocks + k, scratch)
+        if i == end:
+            return
+        move_run(run, run.n * item)
+
+
+cdef inline void move_run(bn_run *run, int64_t bytes) noexcept nogil:
+    run.x = <const char *> run.x + bytes
+    if run.dy != NULL:
+        run.dy = <const char *> run.dy + bytes
+    if run.y != NULL:
+        run.y = <const char *> run.y + bytes
+
+
+cdef inline int64_t stretch(Job *job, int64_t i) noexcept nogil:
+    """How many elements from i on are taken together: the rest of a row, or what is joined, wherever rows end."""
+    return job.plan.joined if job.plan.joined else row_length(job) - i % row_length(job)
+
+
+cdef void reduce_rows(Job *job, int64_t c0, int64_t c1, int64_t i, int64_t end, bn_sums *sums, double *a, double *b,
+                      char *scratch) noexcept nogil:
+    """Elements i .. end-1 of channels c0 .. c1-1 in the order of memory, which is read at full speed."""
+    cdef int64_t blocks = job.plan.blocks, c, d, n
+    cdef bn_run first = new_run(job, c0), run
+    while i < end:
+        n = minimum(stretch(job, i), end - i)
+        place_run(job, &first, c0, i)
+        c = c0
+        while c < c1:
+            run = first
+            d = c - c0
+            run.channels = minimum(job.plan.in_turn, c1 - c)
+            run.x = <const char *> run.x + d * job.operands[BN_OPERAND_X].cstride
+            if run.dy != NULL:
+                run.dy = <const char *> run.dy + d * job.operands[BN_OPERAND_DY].cstride
+            if run.y != NULL:
+                run.y = <const char *> run.y + d * job.operands[BN_OPERAND_Y].cstride
+            run.coef = coef_of(job, c)
+            reduce_row(job, &run, c, i, i + n, sums + d, a + d * blocks, b + d * blocks, scratch)
+            c += job.plan.in_turn
+        i += n
 
 
 # ---- a panel of channels, channels last ---------------------------------------------------------------------------

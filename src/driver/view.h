@@ -48,4 +48,8 @@ int64_t bn_run_length(const bn_shape *shape, int64_t i, int64_t most);
 /* Copies elements i .. i+n-1 of channel c, in rows without gaps, to a buffer. */
 void bn_gather(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t i, int64_t n, char *buffer);
 
+/* The same for each of `channels` channels from c on, to places `step` bytes apart; reads in the order of memory. */
+void bn_join(const bn_shape *shape, const bn_operand *operand, int64_t c, int64_t channels, int64_t i, int64_t n,
+             char *buffer, int64_t step);
+
 #endif

@@ -181,8 +181,10 @@ INLINE void stream_channels(const bn_span *a, int64_t i, variant v)
     if (j > 0) ragged(p, 0, j, width, coef, cs, v);
     for (;; end += width, coef++) {
         const coefs c = coefs_of_channel(coef, cs);
-        for (; j + LINE <= end; j += LINE)
+        for (; j + LINE <= end; j += LINE) {
+            fetch(&p, j, a->prefetch, v.flags);
             for (int k = 0; k < LINE; k += W) stream_results(&p, j + k, &c, v);
+        }
         if (end == total) break;
         if (j < end) {
             border_line(&p, j, end - j, coef, cs, v);

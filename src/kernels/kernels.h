@@ -54,9 +54,9 @@ typedef struct bn_sums {
     double shift;
 } __attribute__((aligned(64))) bn_sums;
 
-/* Adjacent elements of each of `channels` channels, at .. at+n-1 of their blocks. A run begins with a block or with a
- * row, ends with a block or with a row, and at least BN_LANES elements before its end can be read (rows are no
- * shorter).
+/* Adjacent elements of each of `channels` channels, at .. at+n-1 of their blocks. A run begins with lane 0 or reaches
+ * beyond the last lane (rows that are read in place are no shorter than the lanes), and at least BN_LANES elements
+ * before its end can be read.
  */
 typedef struct bn_run {
     const void *x, *dy, *y; /* dy and y may be NULL */

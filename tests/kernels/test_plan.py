@@ -13,24 +13,20 @@ from hypothesis import strategies as st
 from bnkern._native import cpu
 from bnkern._native import plan as plans
 
-CF_STRATEGIES = ["groups + runs", "groups + tiled rows", "blocks + runs", "blocks + tiled rows"]
+CF_STRATEGIES = ["groups + runs", "groups + tiled rows", "slabs + runs", "slabs + tiled rows", "slabs + flat rows"]
 CL_STRATEGIES = ["panels + rows", "panels + flat rows"]
 MIB = 1 << 20
 
 
 def gapless(shape, itemsize):
     """Strides of C order, in bytes."""
-    return tuple(
-        itertools.accumulate([*shape[:0:-1]], lambda step, n: step * max(n, 1), initial=itemsize)
-    )[::-1]
+    return tuple(itertools.accumulate([*shape[:0:-1]], lambda step, n: step * max(n, 1), initial=itemsize))[::-1]
 
 
 def plan(shape, *, last=False, itemsize=4, op="train", threads=2, frozen=False, strides=None):
     """The plan of a gapless array with `shape` in memory order: channels second, or last."""
     axis = -1 if last else 1
-    return plans.facts(
-        shape, strides or gapless(shape, itemsize), axis, itemsize, native.PASSES[op], threads, frozen
-    )
+    return plans.facts(shape, strides or gapless(shape, itemsize), axis, itemsize, native.PASSES[op], threads, frozen)
 
 
 def layers():
@@ -53,19 +49,19 @@ def check(found, shape, channels, threads):
     """What holds for every plan."""
     assert 1 <= found["threads"] <= min(threads, 512)
     assert 1 <= found["group"] <= -(-channels // 16) * 16, "a panel may be rounded up to whole vectors"
-    assert 1 <= found["window"] <= channels
     assert found["bytes_moved"] >= found["bytes_least"] > 0
     parts = found["strategy"].split(" + ")
     assert ("rows" in parts or "flat rows" in parts) == (found["chunk"] > 0)
     assert ("flat rows" in parts) == (found["flat"] > 0)
     if found["flat"]:
-        assert found["flat"] % channels == 0
-        assert found["tile_width"] >= found["flat"] + channels
-    if found["strategy"].startswith("groups") or found["strategy"].startswith("blocks"):
+        assert found["period"] % channels == found["flat"] % found["period"] == 0
+        assert found["tile_width"] >= found["flat"] + found["period"]
+    assert found["joined"] in (0, 256), "runs begin with lane 0"
+    if found["strategy"].startswith(("groups", "slabs")):
         assert found["layout"] == "channels first"
-    if found["strategy"] in ("runs", "blocks + runs"):
+    if found["strategy"] in ("runs", "slabs + runs"):
         assert found["piece"] >= 1 << 12
-    if found["strategy"] in ("tiled rows", "blocks + tiled rows"):
+    if found["strategy"] in ("tiled rows", "slabs + tiled rows"):
         assert 1 <= found["row_parts"] <= shape[0], "no unit without rows"
 
 
@@ -85,10 +81,12 @@ CHOSEN = {
     "groups + runs": plan((32, 64, 56, 56)),
     "groups": plan((32, 64, 56, 56), op="stats"),
     "runs": plan((32, 64, 56, 56), op="normalise"),
-    "blocks + runs": plan((8, 3, 512, 512)),  # three channels cannot be shared out evenly
-    "blocks": plan((1, 1, 300_000), op="reduce"),
-    "blocks + tiled rows": plan((64, 512, 3, 3)),  # rows of nine
-    "tiled rows": plan((64, 512, 3, 3), op="input_grad"),
+    "groups + tiled rows": plan((4, 32, 3, 3)),  # rows of nine, in one thread
+    "slabs + runs": plan((8, 3, 512, 512)),  # three channels cannot be shared out evenly
+    "slabs": plan((1, 1, 300_000), op="reduce"),
+    "slabs + flat rows": plan((64_000, 16, 7)),  # a group's rows would be few bytes, far apart
+    "slabs + tiled rows": plan((4_000, 4096, 7)),  # all channels' coefficients would leave the cache
+    "tiled rows": plan((64, 4096, 9), op="input_grad"),
     "panels + rows": plan((4, 20_000), last=True),  # a coefficient for each column is too wide to be laid out flat
     "rows": plan((4, 20_000), last=True, op="normalise"),
     "panels + flat rows": plan((32, 56, 56, 64), last=True),
@@ -111,15 +109,17 @@ def test_rows_between_which_something_lies_are_not_taken_flat():
 
 
 def test_short_rows_between_which_something_lies_are_not_tiled():
-    assert plan((64, 512, 9))["strategy"] == "blocks + tiled rows"
-    assert plan((64, 512, 9), strides=(512 * 12 * 4, 12 * 4, 4))["strategy"] == "blocks + runs"
+    assert plan((4, 32, 9))["strategy"] == "groups + tiled rows"
+    assert plan((4, 32, 9), strides=(32 * 12 * 4, 12 * 4, 4))["strategy"] == "groups + runs"
+    assert plan((64, 512, 9))["strategy"] == "slabs + flat rows"
+    assert plan((64, 512, 9), strides=(513 * 9 * 4, 9 * 4, 4))["strategy"] == "slabs + tiled rows"
 
 
-@pytest.mark.parametrize("strategy", [*CF_STRATEGIES, "blocks", "groups", "runs", "tiled rows"])
+@pytest.mark.parametrize("strategy", [*CF_STRATEGIES, "slabs", "groups", "runs", "tiled rows", "flat rows"])
 def test_a_strategy_can_be_forced_channels_first(strategy):
-    for shape in [(4, 6, 16), (300, 5, 40, 40), (2, 2000, 17), (1, 1, 2048)]:
+    for shape in [(4, 6, 16), (300, 5, 20, 40), (2, 120, 17), (2, 2, 1024)]:
         parts = strategy.split(" + ")
-        op = "train" if len(parts) == 2 else "stats" if strategy in ("blocks", "groups") else "normalise"
+        op = "train" if len(parts) == 2 else "stats" if strategy in ("slabs", "groups") else "normalise"
         with plans.forced(strategy=strategy):
             assert plan(shape, op=op)["strategy"] == strategy
 
@@ -135,7 +135,6 @@ def test_a_strategy_can_be_forced_channels_last(strategy):
 
 def test_what_the_layout_does_not_allow_is_not_forced():
     with plans.forced(strategy="groups + tiled rows"):
-        assert plan((64, 512, 9))["strategy"] == "blocks + tiled rows", "rows shorter than the lanes"
         assert plan((64, 4, 4096))["strategy"] == "groups + runs", "rows longer than a tile"
         assert plan((64, 512), last=True)["strategy"] == "panels + flat rows"
 
@@ -179,16 +178,29 @@ def test_groups_stay_in_cache_and_are_shared_evenly():
         assert plan((32, 64, 56, 56))["group"] == 1
 
 
-def test_a_window_of_channels_waits_for_its_elementwise_pass():
-    shape = (64, 515, 11, 11)
-    with plans.forced(strategy="blocks + runs", group_bytes=MIB // 4, window_bytes=MIB, stream_bytes=8 * MIB):
-        found = plan(shape)
-        assert MIB // 2 < found["window"] * 64 * 121 * 4 <= MIB
-        assert found["from_cache"]
-    with plans.forced(strategy="blocks + runs", window_bytes=1 << 40, stream_bytes=8 * MIB):
-        found = plan(shape)
-        assert found["window"] == 515
-        assert found["bytes_moved"] == 3 * 64 * 515 * 121 * 4
+def test_groups_of_a_size_that_threads_can_share():
+    for channels in (61, 64, 96, 100, 192, 300, 1000):
+        found = plan((32, channels, 56, 56))
+        assert found["strategy"] == "groups + runs"
+        slowest = -(-(-(-channels // found["group"])) // 2) * found["group"]
+        assert slowest <= 0.55 * channels, (channels, found["group"])
+
+
+def test_a_group_that_is_fetched_is_small_and_its_strips_are_long():
+    found = plan((32, 256, 56, 56))
+    assert found["prefetch"] == found["group"] * 56 * 56 * 4, "the same row of the next group"
+    assert found["group"] * 32 * 56 * 56 * 4 < 3 * MIB
+    assert plan((32, 256, 56, 56), op="backward")["group"] < found["group"], "two arrays have to stay"
+    assert plan((79, 256, 28, 28))["group"] * 28 * 28 * 4 >= 32768, "shorter strips are not read at full speed"
+    with plans.forced(stream_bytes=1 << 40):
+        assert plan((32, 256, 56, 56))["prefetch"] == 0
+
+
+def test_rows_of_few_channels_are_taken_in_the_order_of_memory():
+    for shape in [(10_000, 3, 49), (5_000, 64, 49), (300, 64, 784), (100_000, 16, 7)]:
+        assert plan(shape)["strategy"].startswith("slabs")
+    assert plan((100_000, 16, 7))["bytes_moved"] == plan((100_000, 16, 7))["bytes_least"] * 3 // 2
+    assert plan((79, 64, 784))["strategy"] == "groups + runs"
 
 
 def test_bytes_by_operation():
@@ -226,8 +238,8 @@ def test_what_cannot_be_is_refused():
         plans.facts((2, 3), (12, 4), 1, 3, 1, 1)
     with pytest.raises(ValueError, match=r"^passes: expected"):
         plans.facts((2, 3), (12, 4), 1, 4, 3, 1)
-    with pytest.raises(ValueError, match=r"^strategy: expected some of groups, blocks"):
-        plans.forced(strategy="blocks + wings")
+    with pytest.raises(ValueError, match=r"^strategy: expected some of groups, slabs"):
+        plans.forced(strategy="slabs + wings")
     with pytest.raises(ValueError, match=r"^grain: expected"):
         plans.forced(grain=-1)
     assert plans.facts((2, 3), (24, 8), 1, 4, 1, 1) is None, "neither rows nor channels without gaps"
@@ -239,7 +251,7 @@ def test_forcing_ends_with_its_block():
         assert plan((64, 512, 9)) != before
         with plans.forced(grain=1 << 40):
             inner = plan((64, 512, 9))
-            assert (inner["threads"], inner["strategy"], inner["stores"]) == (1, "blocks + runs", "non-temporal")
+            assert (inner["threads"], inner["strategy"], inner["stores"]) == (1, "groups + runs", "non-temporal")
     assert plan((64, 512, 9)) == before
 
 
@@ -262,7 +274,6 @@ def test_the_plan_of_an_array_is_that_of_its_shape_and_strides():
         {
             "stream_bytes": st.integers(0, 1 << 30),
             "group_bytes": st.integers(0, 1 << 30),
-            "window_bytes": st.integers(0, 1 << 30),
             "grain": st.integers(0, 1 << 20),
             "strategy": st.sampled_from(["", *CF_STRATEGIES, *CL_STRATEGIES]),
         }
