@@ -62,7 +62,7 @@ cdef inline char *coef_of(Job *job, int64_t c) noexcept nogil:
 
 cdef inline int coef_rows(Job *job) noexcept nogil:
     """How many rows of coefficients the elementwise pass reads."""
-    return BN_NCOEF if job.passes & BN_INPUT_GRAD else BN_INVSTD
+    return (BN_SLOPE if job.passes & BN_INPUT_GRAD else BN_SHIFT) + 1
 
 
 cdef inline bint passes_belong_together(int passes) noexcept nogil:

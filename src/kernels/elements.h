@@ -43,24 +43,22 @@ INLINE void move_columns(row *p, int64_t n, int flags)
 
 /* The coefficients of W columns, or of one channel W times. What a kernel does not use costs nothing. */
 typedef struct {
-    vec mean_hi, mean_lo, scale, bias, invstd, mean_dy, mean_dy_xhat;
+    vec mean_hi, scale, shift, mean_dy, slope, invstd;
 } coefs;
 
 INLINE coefs coefs_of_columns(const A *p, int64_t cs)
 {
-    return (coefs){load_a(p + BN_MEAN_HI * cs),     load_a(p + BN_MEAN_LO * cs), load_a(p + BN_SCALE * cs),
-                   load_a(p + BN_BIAS * cs),        load_a(p + BN_INVSTD * cs),  load_a(p + BN_MEAN_DY * cs),
-                   load_a(p + BN_MEAN_DY_XHAT * cs)};
+    return (coefs){load_a(p + BN_MEAN_HI * cs), load_a(p + BN_SCALE * cs), load_a(p + BN_SHIFT * cs),
+                   load_a(p + BN_MEAN_DY * cs), load_a(p + BN_SLOPE * cs), load_a(p + BN_INVSTD * cs)};
 }
 
 INLINE coefs coefs_of_channel(const A *p, int64_t cs)
 {
-    return (coefs){splat(p[BN_MEAN_HI * cs]),     splat(p[BN_MEAN_LO * cs]), splat(p[BN_SCALE * cs]),
-                   splat(p[BN_BIAS * cs]),        splat(p[BN_INVSTD * cs]),  splat(p[BN_MEAN_DY * cs]),
-                   splat(p[BN_MEAN_DY_XHAT * cs])};
+    return (coefs){splat(p[BN_MEAN_HI * cs]), splat(p[BN_SCALE * cs]), splat(p[BN_SHIFT * cs]),
+                   splat(p[BN_MEAN_DY * cs]), splat(p[BN_SLOPE * cs]), splat(p[BN_INVSTD * cs])};
 }
 
-/* dy behind the activation at column j, where d = x - mean. The activation's z is y where there is one, else it is
+/* dy behind the activation at column j, where d = x - mean_hi. The activation's z is y where there is one, else it is
  * computed by the very operations of normalise.c and rounded as they stored it, so that both say the same. */
 INLINE vec dy_behind_activation(const row *p, int64_t j, vec d, const coefs *c, variant v)
 {
@@ -68,8 +66,8 @@ INLINE vec dy_behind_activation(const row *p, int64_t j, vec d, const coefs *c, 
     if (v.activation == BN_IDENTITY) return dy;
     vec z;
     if (v.flags & HAS_Y) z = load(p->y + j);
-    else if (v.activation == BN_RELU) z = with_stored_sign(affine(d, c->scale, c->bias)); /* it asks for no more */
-    else z = rounded(affine(d, c->scale, c->bias));
+    else if (v.activation == BN_RELU) z = with_stored_sign(affine(d, c->scale, c->shift)); /* it asks for no more */
+    else z = rounded(affine(d, c->scale, c->shift));
     return activation_grad(v.activation, z, dy, splat(v.parameter));
 }
 
