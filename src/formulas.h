@@ -142,10 +142,7 @@ CHANNEL void forward_coefs(double mean, double var, double eps, double weight, d
 }
 
 /* v - offset * w: what mean_lo makes of sums over a channel. Where it is 0, nothing, even beside an infinite sum. */
-CHANNEL double less_offset(double v, const A *offset, double w)
-{
-    return *offset == 0 ? v : v - (double)*offset * w;
-}
+CHANNEL double less_offset(double v, const A *offset, double w) { return *offset == 0 ? v : v - (double)*offset * w; }
 
 CHANNEL void backward_coefs(double sum_dy, double sum_dy_xhat, double count, const A *invstd, const A *offset,
                             A *mean_dy, A *slope)

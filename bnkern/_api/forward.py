@@ -8,8 +8,8 @@ from bnkern._activations import ActivationSpec
 from bnkern._call import NORMALISE, STATS
 from bnkern._dispatch import run
 from bnkern._dtypes import Array
-from bnkern._types import BatchStats
-from bnkern._vectors import ema_update
+from bnkern._types import BatchStats, new_tuple
+from bnkern._vectors import ema_update_both
 from bnkern._words import by_position, named_arguments
 from bnkern.checks import calls as check
 from bnkern.checks.problem import call_on
@@ -136,6 +136,5 @@ def batch_norm_train(
     factor, correction = check.train(call, running_mean, running_var, momentum, num_batches, correction)
     y, mean, var, _, _, _ = run(call)
     if running_mean is not None and call.count:
-        ema_update(running_mean, mean, factor, 1.0)
-        ema_update(running_var, var, factor, call.count / (call.count - correction))
-    return y, BatchStats(mean, var, call.count)
+        ema_update_both(running_mean, mean, running_var, var, factor, call.count / (call.count - correction))
+    return y, new_tuple(BatchStats, (mean, var, call.count))

@@ -32,6 +32,7 @@ ctypedef struct Job:
     int64_t scratch_bytes     # of each
     int64_t first, last       # the window of channels at work
     int phase
+    void *work                # what all threads do now: a worker of driver.pyx
     int stop                  # raised by Ctrl-C
     double next_poll
 

@@ -4,7 +4,7 @@
 the plan (plan.h); what is done with a piece in reduction.pyx, elementwise.pyx and coefs.pyx. For others: driver.pxd.
 """
 from cpython.exc cimport PyErr_Occurred
-from cython.parallel cimport prange
+from cython.parallel cimport parallel
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
@@ -18,6 +18,23 @@ from bnkern._native.reduction cimport reduce_block, reduce_panel, reduce_row
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void **, size_t, size_t)
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    static inline int bn_rank(void) { return omp_get_thread_num(); }
+    static inline int bn_team(void) { return omp_get_num_threads(); }
+    static inline void bn_barrier(void) { _Pragma("omp barrier") }
+    #else
+    static inline int bn_rank(void) { return 0; }
+    static inline int bn_team(void) { return 1; }
+    static inline void bn_barrier(void) {}
+    #endif
+    """
+    int bn_rank() nogil
+    int bn_team() nogil
+    void bn_barrier() nogil  # of the threads of the parallel region around it
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
@@ -40,7 +57,7 @@ ctypedef void (*worker)(Job *, int) noexcept nogil
 # ---- threads ------------------------------------------------------------------------------------------------------
 
 cdef int drive(Job *job) except -1:
-    """Takes the scratch, then runs every phase on every thread: the one parallel region of the library.
+    """Takes the scratch, then runs every phase on every thread: the one parallel region of a call, and of the library.
 
     An own, capped count: the runtime's settings are never trusted. Entered with the GIL, so that Cython releases what
     it knows to be held; in a function that might be called either way it asks PyGILState_Check, which any
@@ -50,8 +67,6 @@ cdef int drive(Job *job) except -1:
     cdef char *memory = nearby + -<int64_t> nearby % LINE + LINE
     cdef void *taken = NULL
     cdef size_t bytes
-    cdef worker work
-    cdef int t
     if job.shape.channels * job.shape.count == 0:
         return 0
     bytes = lay_out(job, memory)
@@ -61,14 +76,12 @@ cdef int drive(Job *job) except -1:
         lay_out(job, <char *> taken)
     with nogil:
         job.next_poll = bn_now() + POLL
-        work = next_worker(job)
-        while work != NULL:
-            if job.plan.threads == 1:
-                with_default_fenv(work, job, 0)
-            else:
-                for t in prange(job.plan.threads, num_threads=job.plan.threads, schedule='static', chunksize=1):
-                    with_default_fenv(work, job, t)
-            work = next_worker(job)
+        job.work = <void *> next_worker(job)
+        if job.plan.threads == 1:
+            run_phases(job, 0, 1)
+        else:
+            with parallel(num_threads=job.plan.threads):
+                run_phases(job, bn_rank(), bn_team())
         free(taken)
     if job.stop:
         if not PyErr_Occurred():
@@ -84,10 +97,31 @@ cdef int stream(Job *job, int64_t count, int threads) except -1:
     return drive(job)
 
 
-cdef inline void with_default_fenv(worker work, Job *job, int t) noexcept nogil:
-    """In the default floating-point mode: others hold for one thread alone, and bits would follow."""
+cdef void run_phases(Job *job, int rank, int team) noexcept nogil:
+    """One phase after the other on one of `team` threads, with a barrier between two: beginning a region costs more.
+
+    In the default floating-point mode: others hold for one thread alone, and bits would follow. A runtime that gives
+    fewer threads than were asked for gives each several parts of the work.
+    """
     cdef uint64_t mode = bn_fenv_begin()
-    work(job, t)
+    cdef worker work = <worker> job.work
+    cdef bint last
+    cdef int t
+    while work != NULL:
+        last = job.phase == PHASE_DONE  # thread 0 alone writes it, between the barriers
+        t = rank
+        while t < job.plan.threads:
+            work(job, t)
+            t += team
+        if last:
+            break
+        if team > 1:
+            bn_barrier()
+        if rank == 0:
+            job.work = <void *> next_worker(job)
+        if team > 1:
+            bn_barrier()
+        work = <worker> job.work
     bn_fenv_end(mode)
 
 
@@ -137,10 +171,12 @@ cdef worker next_worker(Job *job) noexcept nogil:
                 return work_blocks if job.plan.reduction == BN_BLOCKS else work_panels
         elif job.phase == PHASE_FINISH:
             job.phase = PHASE_ELEMENTWISE
+            if not job.passes & BN_ELEMENTWISE and job.last == job.shape.channels:
+                job.phase = PHASE_DONE
             if job.passes & BN_REDUCTIONS:
                 return work_finish
         elif job.phase == PHASE_ELEMENTWISE:
-            job.phase = PHASE_WINDOW
+            job.phase = PHASE_WINDOW if job.last < job.shape.channels else PHASE_DONE
             if job.passes & BN_ELEMENTWISE:
                 return elementwise_worker(job)
         else:

@@ -9,7 +9,7 @@
 INLINE void results(const row *p, int64_t j, const coefs *c, variant v, vec *first, vec *second)
 {
     vec d = {0};
-    if (v.flags & HAS_X) d = centred(load(p->x + j), c->mean_hi);
+    if (v.flags & HAS_X) d = centred(load_as(p->x + j, v), c->mean_hi);
     const vec g = dy_behind_activation(p, j, d, c, v);
     *second = g;
     if (v.flags & BN_FROZEN) *first = frozen_grad(g, c->scale);
@@ -31,6 +31,6 @@ void BN_NAME(input_grad)(const bn_span *a)
     COMMON(HAS_X | HAS_DY | BN_TILE, BN_RELU)
     COMMON(HAS_X | HAS_DY | HAS_Y | HAS_DRESIDUAL | BN_TILE, BN_RELU)
     COMMON(HAS_DY | BN_FROZEN | BN_TILE, BN_IDENTITY)
-    if (v.flags & BN_TILE) run_span(a, (variant){v.flags | BN_TILE, v.activation, v.parameter});
-    else run_span(a, (variant){v.flags & ~BN_TILE, v.activation, v.parameter});
+    if (v.flags & BN_TILE) run_span(a, (variant){v.flags | BN_TILE, v.activation, v.parameter, NO_PAIR});
+    else run_span(a, (variant){v.flags & ~BN_TILE, v.activation, v.parameter, NO_PAIR});
 }

@@ -18,7 +18,7 @@ enum { BOTH = HAS_X | HAS_DY };
 
 INLINE variant variant_of(const void *y, int activation, double parameter)
 {
-    return (variant){activation != BN_IDENTITY && y ? BOTH | HAS_Y : BOTH, activation, (A)parameter};
+    return (variant){activation != BN_IDENTITY && y ? BOTH | HAS_Y : BOTH, activation, (A)parameter, NO_PAIR};
 }
 
 INLINE void reduce_runs(bn_sums *z, const bn_run *a, variant v)

@@ -217,8 +217,7 @@ void BN_NAME(input_grad)(const bn_span *a)
             const T *dy = (const T *)a->dy + i * a->dys + j, *y = a->y ? (const T *)a->y + i * a->ys + j : NULL;
             const A d = a->x ? centred(get((const T *)a->x + i * a->xs + j), c.mean_hi) : 0;
             const A g = behind(dy, y, d, c, a->activation, a->parameter);
-            const A dx = frozen ? frozen_grad(g, c.scale)
-                                : batch_grad(g, d, c.mean_dy, c.slope, c.scale);
+            const A dx = frozen ? frozen_grad(g, c.scale) : batch_grad(g, d, c.mean_dy, c.slope, c.scale);
             put((T *)a->out + i * a->outs + j, dx);
             if (a->dresidual) put((T *)a->dresidual + i * a->dresiduals + j, g);
         }

@@ -364,7 +364,8 @@ def test_blocks_to_channels(dtype, level, blocks):
                 want = [whole, (m2 + weights * (mean - whole) ** 2).sum(0) / weights.sum()]
                 np.testing.assert_allclose(merged(fast, dtype, (mean, m2), None, "columns"), want, rtol=1e-13)
                 offset = coef[slots.OFFSET, :channels].astype(np.float64)
-                np.testing.assert_allclose(sums, [mean.sum(0), m2.sum(0) - offset * mean.sum(0)], rtol=1e-12, atol=1e-12)
+                want = [mean.sum(0), m2.sum(0) - offset * mean.sum(0)]
+                np.testing.assert_allclose(sums, want, rtol=1e-12, atol=1e-12)
             else:  # nothing is added where nothing was lost: Inf stays Inf
                 assert np.isposinf(sums[0, ::3]).all()
                 assert np.isneginf(sums[1, ::2]).all()
