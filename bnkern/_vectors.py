@@ -19,7 +19,8 @@ from bnkern.checks.vectors import Fold, Part
 from bnkern.engines import array_api, cpu, vectors
 
 _ndarray = np.ndarray
-_FLOAT32 = np.dtype(np.float32)
+_dtype = np.dtype
+_FLOAT32 = _dtype(np.float32)
 
 
 class _Place:
@@ -121,6 +122,13 @@ def ema_update(running: Array, value: Array, momentum: float, scale: float) -> N
     route.adapter.mark_written(running)
 
 
+def ema_update_both(mean: Array, new_mean: Array, var: Array, new_var: Array, momentum: float, scale: float) -> None:
+    """The running statistics of a batch, in place; `scale` is that of the variance."""
+    if not _native.ema_update_both(mean, new_mean, var, new_var, momentum, scale):
+        ema_update(mean, new_mean, momentum, 1.0)
+        ema_update(var, new_var, momentum, scale)
+
+
 def cast(v: Array, dtype: Any) -> Array:
     """A vector in another dtype: rounded once, Inf where it is too large."""
     if type(v) is _ndarray:
@@ -146,7 +154,7 @@ def cast_each(dtype: Any, *given: Array | None) -> list[Array | None]:
     """Vectors in the dtype of a result (in native order); None stays None."""
     if dtype is not _FLOAT32:  # the common case in no time
         dtype = native(dtype)
-    if isinstance(dtype, np.dtype):
+    if isinstance(dtype, _dtype):
         plain: list[Array | None] | None = _native.cast_each(dtype, given)
         if plain is not None:
             return plain

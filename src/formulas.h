@@ -1,9 +1,17 @@
 /* The formulas of batch normalisation, each once, in the common subset of C and CUDA.
  *
- *     z  = ((x - mean_hi) - mean_lo) * scale + bias [+ residual]  scale = weight * invstd, invstd = 1 / sqrt(var + eps)
+ *     z  = (x - mean) * scale + bias [+ residual]             scale = weight * invstd, invstd = 1 / sqrt(var + eps)
  *     y  = activation(z)
- *     dx = scale * ((g - mean(g)) - xhat * mean(g * xhat))        g = dy behind the activation
- *                                                                 xhat = (x - mean) * invstd
+ *     dx = scale * ((g - mean(g)) - xhat * mean(g * xhat))    g = dy behind the activation, xhat = (x - mean) * invstd
+ *
+ * The mean is kept in two numbers, mean = mean_hi + mean_lo, for x - mean_hi is exact where x is near the mean. What
+ * mean_lo makes of a result is the same for all elements of a channel. It is worked out once, in float64, and an
+ * element sees d = x - mean_hi alone:
+ *
+ *     z             = d * scale + shift                       shift   = bias - mean_lo * scale
+ *     sum(g * xhat) = sum(g * (d * invstd)) - offset * sum(g) offset  = mean_lo * invstd
+ *     dx            = (d * slope + (g - mean_dy)) * scale     slope   = -invstd * mean(g * xhat)
+ *                                                             mean_dy = mean(g) - offset * mean(g * xhat)
  *
  * Who includes this file says what a number is:
  *     SCALAR      qualifiers of a function of float and double (`static inline` in C, a device function in CUDA)
@@ -19,8 +27,8 @@
 #ifndef BN_FORMULAS_H
 #define BN_FORMULAS_H
 
-/* Rows of a table of coefficients. */
-enum { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BIAS, BN_INVSTD, BN_MEAN_DY, BN_MEAN_DY_XHAT, BN_NCOEF };
+/* Rows of a table of coefficients: normalise reads those up to SHIFT, input_grad those up to SLOPE. */
+enum { BN_MEAN_HI, BN_SCALE, BN_SHIFT, BN_MEAN_DY, BN_SLOPE, BN_INVSTD, BN_OFFSET, BN_NCOEF };
 
 /* The activations: name, y from z, the gradient behind it from z and dy; p is the activation's parameter. The
  * gradient's z is rounded as the forward pass stored it, or is y itself: every comparison must come out the same for
@@ -47,13 +55,13 @@ enum { BN_ACTIVATIONS(BN_ACTIVATION_NUMBER) BN_NACTIVATION };
 #if defined(ELEMENT) && !defined(BN_FORMULAS_ELEMENT)
 #define BN_FORMULAS_ELEMENT
 
-/* x - mean. The mean in two floats keeps large offsets exact: x - mean_hi is exact where x is near the mean. */
-ELEMENT N centred(N x, N mean_hi, N mean_lo) { return (x - mean_hi) - mean_lo; }
+/* Exact where x is near the mean. */
+ELEMENT N centred(N x, N mean_hi) { return x - mean_hi; }
 
-ELEMENT N affine(N x_centred, N scale, N bias) { return muladd(x_centred, scale, bias); }
+ELEMENT N affine(N d, N scale, N shift) { return muladd(d, scale, shift); }
 
-/* Formed before any product with dy: dy * (x - mean) could leave the range. */
-ELEMENT N standardised(N x_centred, N invstd) { return x_centred * invstd; }
+/* Formed before any product with dy: dy * d could leave the range. */
+ELEMENT N standardised(N d, N invstd) { return d * invstd; }
 
 ELEMENT N activate(int activation, N z, N p)
 {
@@ -80,11 +88,8 @@ ELEMENT N activation_grad(int activation, N z, N dy, N p)
     return dy;
 }
 
-/* dx, with the means of g and g * xhat over the batch. */
-ELEMENT N batch_grad(N g, N xhat, N mean_g, N mean_g_xhat, N scale)
-{
-    return ((g - mean_g) - xhat * mean_g_xhat) * scale;
-}
+/* dx, with the means of g and g * xhat over the batch in mean_dy and slope. */
+ELEMENT N batch_grad(N g, N d, N mean_dy, N slope, N scale) { return muladd(d, slope, g - mean_dy) * scale; }
 
 /* dx where the statistics are constants. */
 ELEMENT N frozen_grad(N g, N scale) { return g * scale; }
@@ -100,38 +105,51 @@ ELEMENT N frozen_grad(N g, N scale) { return g * scale; }
 CHANNEL void coef_nearest(double v, A *a) { *a = v != v ? (A)bits_float(0x7fc00000u) : (A)v; }
 
 /* A finite number stays finite: a tiny eps must not turn 0 * scale into NaN. */
-CHANNEL void coef_finite(double v, A *a)
+CHANNEL double within_range(double v, const A *a)
 {
-    const double most = sizeof(A) == 4 ? 0x1.fffffep127 : 0x1.fffffffffffffp1023;
+    const double most = sizeof *a == 4 ? 0x1.fffffep127 : 0x1.fffffffffffffp1023;
     const double near = fabs(v) > most ? copysign(most, v) : v;
-    coef_nearest(fabs(v) > 0x1.fffffffffffffp1023 ? v : near, a);
+    return fabs(v) > 0x1.fffffffffffffp1023 ? v : near;
 }
 
-/* v = hi + lo; lo is 0 where hi is not finite. */
-CHANNEL void coef_two_floats(double v, A *hi, A *lo)
+CHANNEL void coef_finite(double v, A *a) { coef_nearest(within_range(v, a), a); }
+
+/* v to its nearest number; returns what that leaves of it, 0 where it is not finite. */
+CHANNEL double coef_rest(double v, A *hi)
 {
-    const double most = sizeof(A) == 4 ? 0x1.fffffep127 : 0x1.fffffffffffffp1023;
+    const double most = sizeof *hi == 4 ? 0x1.fffffep127 : 0x1.fffffffffffffp1023;
     coef_nearest(v, hi);
-    const double rest = v - (double)*hi;
-    *lo = (A)(fabs((double)*hi) <= most ? rest : 0.0);
+    return fabs((double)*hi) <= most ? v - (double)*hi : 0.0;
+}
+
+/* rest * factor, within the range; 0 where the factor is not finite, so that no 0 * Inf comes of it. */
+CHANNEL double correction(double rest, const A *factor)
+{
+    const double most = sizeof *factor == 4 ? 0x1.fffffep127 : 0x1.fffffffffffffp1023;
+    return fabs((double)*factor) <= most ? within_range(rest * (double)*factor, factor) : 0.0;
 }
 
 /* Square root and division are exact to half a unit in the last place everywhere. No branches: a compiler may take
- * several channels at a time. */
-CHANNEL void forward_coefs(double mean, double var, double eps, double weight, double bias, A *mean_hi, A *mean_lo,
-                           A *scale, A *shift, A *invstd)
+ * several channels at a time. A constant channel's mean_lo is 0, and its y exactly bias. */
+CHANNEL void forward_coefs(double mean, double var, double eps, double weight, double bias, A *mean_hi, A *scale,
+                           A *shift, A *invstd, A *offset)
 {
-    const double inverse = 1.0 / sqrt(var + eps);
-    coef_two_floats(mean, mean_hi, mean_lo);
+    const double inverse = 1.0 / sqrt(var + eps), mean_lo = coef_rest(mean, mean_hi);
     coef_finite(weight * inverse, scale);
-    coef_nearest(bias, shift);
     coef_finite(inverse, invstd);
+    coef_nearest(bias - correction(mean_lo, scale), shift);
+    coef_nearest(correction(mean_lo, invstd), offset);
 }
 
-CHANNEL void backward_coefs(double sum_dy, double sum_dy_xhat, double count, A *mean_dy, A *mean_dy_xhat)
+/* v - offset * w: what mean_lo makes of sums over a channel. Where it is 0, nothing, even beside an infinite sum. */
+CHANNEL double less_offset(double v, const A *offset, double w) { return *offset == 0 ? v : v - (double)*offset * w; }
+
+CHANNEL void backward_coefs(double sum_dy, double sum_dy_xhat, double count, const A *invstd, const A *offset,
+                            A *mean_dy, A *slope)
 {
-    coef_nearest(sum_dy / count, mean_dy);
-    coef_nearest(sum_dy_xhat / count, mean_dy_xhat);
+    const double mean_dy_xhat = sum_dy_xhat / count;
+    coef_nearest(less_offset(sum_dy / count, offset, mean_dy_xhat), mean_dy);
+    coef_finite(-(double)*invstd * mean_dy_xhat, slope);
 }
 
 #endif

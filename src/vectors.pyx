@@ -21,6 +21,7 @@ cdef extern from "numpy/arrayobject.h":
 cdef enum:
     STRIP = 128  # numbers that lie on the stack
 
+cdef object float32 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32)
 cdef int bfloat16_number = -1  # of ml_dtypes.bfloat16 among NumPy's types, once it was seen
 
 
@@ -77,6 +78,28 @@ def ema_update(running, value, double momentum, double scale):
     return True
 
 
+def ema_update_both(mean, new_mean, var, new_var, double momentum, double scale):
+    """`ema_update` of plain arrays, in place: of mean, and of var with `scale`. False: nothing was done."""
+    cdef bn_vector views[4]
+    cdef cnp.ndarray a
+    cdef int64_t channels = -1
+    cdef int k = 0
+    for v in (mean, new_mean, var, new_var):
+        if type(v) is not cnp.ndarray:
+            return False
+        a = v
+        if a.ndim != 1 or not cnp.PyArray_ISNOTSWAPPED(a) or (k % 2 == 0 and not cnp.PyArray_ISWRITEABLE(a)):
+            return False
+        if channels >= 0 and a.shape[0] != channels:
+            return False
+        channels = a.shape[0]
+        view_vector(a, &views[k], "running")
+        k += 1
+    update(&views[0], &views[1], channels, momentum, 1.0)
+    update(&views[2], &views[3], channels, momentum, scale)
+    return True
+
+
 cdef void update(const bn_vector *running, const bn_vector *value, int64_t channels, double momentum,
                  double scale) noexcept nogil:
     cdef double old[STRIP]
@@ -97,7 +120,10 @@ def cast(value, dtype):
     """A vector in another dtype, rounded once, without a warning where that is infinite."""
     cdef cnp.ndarray value_array = vector_of(value, "value"), result
     cdef bn_vector v, to
-    result = PyArray_NewLikeArray(value_array, cnp.NPY_CORDER, take_descr(dtype), 0)
+    if dtype is float32:  # the common case, with less ado
+        result = cnp.PyArray_EMPTY(1, value_array.shape, cnp.NPY_FLOAT32, 0)
+    else:
+        result = PyArray_NewLikeArray(value_array, cnp.NPY_CORDER, take_descr(dtype), 0)
     view_vector(value_array, &v, "value")
     view_vector(result, &to, "dtype")
     convert(&v, &to, value_array.shape[0])

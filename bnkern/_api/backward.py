@@ -9,7 +9,7 @@ from bnkern._activations import ActivationSpec
 from bnkern._call import Call
 from bnkern._dispatch import run, run_ghosts
 from bnkern._dtypes import ITEMSIZE, Array, namespace
-from bnkern._types import BatchNormGrads, BatchStats
+from bnkern._types import BatchNormGrads, BatchStats, new_tuple
 from bnkern._vectors import cast_each
 from bnkern._words import by_position, named_arguments
 from bnkern.checks import calls as check
@@ -97,7 +97,8 @@ def delivered(call: Call, dx: Any, sum_dy: Any, sum_dy_xhat: Any, masked: Any) -
         sum_dy_xhat if "weight" in needs else None,  # one sum is found on the way to the other
         sum_dy if "bias" in needs else None,
     )
-    return BatchNormGrads(dx if "x" in needs else None, dweight, dbias, unmasked if masked is None else masked)
+    entries = dx if "x" in needs else None, dweight, dbias, unmasked if masked is None else masked
+    return new_tuple(BatchNormGrads, entries)
 
 
 def _dtype_without_weight(call: Call) -> Any:

@@ -8,8 +8,8 @@ from bnkern._activations import ActivationSpec
 from bnkern._call import NORMALISE, STATS, Call
 from bnkern._dispatch import run, run_ghosts
 from bnkern._dtypes import Array
-from bnkern._types import BatchStats
-from bnkern._vectors import ema_update, merge
+from bnkern._types import BatchStats, new_tuple
+from bnkern._vectors import ema_update_both, merge
 from bnkern._words import by_position, named_arguments
 from bnkern.checks import calls as check
 from bnkern.checks.ghosts import counts, runs
@@ -148,9 +148,8 @@ def batch_norm_train(
         return _in_ghosts(call, running_mean, running_var, factor, correction)
     y, mean, var, _, _, _ = run(call)
     if running_mean is not None and call.count:
-        ema_update(running_mean, mean, factor, 1.0)
-        ema_update(running_var, var, factor, call.count / (call.count - correction))
-    return y, BatchStats(mean, var, call.count)
+        ema_update_both(running_mean, mean, running_var, var, factor, call.count / (call.count - correction))
+    return y, new_tuple(BatchStats, (mean, var, call.count))
 
 
 def _in_ghosts(
@@ -161,6 +160,5 @@ def _in_ghosts(
     stats = BatchStats(means, variances, counts(call))  # type: ignore[arg-type]
     if running_mean is not None and call.count:
         mean, var, count = merge([(stats.mean[i, ...], stats.var[i, ...], n) for i, n in enumerate(counts(call))])
-        ema_update(running_mean, mean, momentum, 1.0)
-        ema_update(running_var, var, momentum, count / (count - correction))
+        ema_update_both(running_mean, mean, running_var, var, momentum, count / (count - correction))
     return y, stats

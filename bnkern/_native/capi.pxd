@@ -7,7 +7,8 @@ cdef extern from "kernels/kernels.h" nogil:
         BN_LANES
         BN_PAD
         BN_NCOEF
-        BN_INVSTD
+        BN_SHIFT
+        BN_SLOPE
         BN_NACTIVATION
         BN_TILE
         BN_STREAM
@@ -42,6 +43,11 @@ cdef extern from "kernels/kernels.h" nogil:
         int flags, activation
         double parameter
 
+    ctypedef struct bn_parts:
+        const double *a
+        const double *b
+        int64_t next_block, next_channel, blocks, channels, count
+
     ctypedef struct bn_kernels:
         int itemsize, arithsize
         void (*moments_begin)(bn_sums *, const void *, int64_t) noexcept nogil
@@ -54,6 +60,8 @@ cdef extern from "kernels/kernels.h" nogil:
         void (*reduce_cl)(const bn_span *, double *, double *, void *) noexcept nogil
         void (*normalise)(const bn_span *) noexcept nogil
         void (*input_grad)(const bn_span *) noexcept nogil
+        void (*merge_moments)(const bn_parts *, double *, double *) noexcept nogil
+        void (*merge_sums)(const bn_parts *, const void *, int64_t, double *, double *) noexcept nogil
         void (*coefs_forward)(void *, int64_t, int64_t, const double *, const double *, double, const double *,
                               const double *) noexcept nogil
         void (*coefs_backward)(void *, int64_t, int64_t, const double *, const double *, double) noexcept nogil

@@ -31,6 +31,7 @@ ctypedef struct Job:
     char *scratch             # of all threads
     int64_t scratch_bytes     # of each
     int phase
+    void *work                # what all threads do now: a worker of driver.pyx
     int stop                  # raised by Ctrl-C
     double next_poll          # when the calling thread asks Python for Ctrl-C; infinite: never
 
@@ -61,7 +62,7 @@ cdef inline char *coef_of(Job *job, int64_t c) noexcept nogil:
 
 cdef inline int coef_rows(Job *job) noexcept nogil:
     """How many rows of coefficients the elementwise pass reads."""
-    return BN_NCOEF if job.passes & BN_INPUT_GRAD else BN_INVSTD
+    return (BN_SLOPE if job.passes & BN_INPUT_GRAD else BN_SHIFT) + 1
 
 
 cdef inline bint passes_belong_together(int passes) noexcept nogil:

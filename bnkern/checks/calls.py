@@ -17,6 +17,7 @@ from bnkern.checks import ghosts, operands
 from bnkern.checks.parameters import USUAL, USUAL_SET, correction_below, gradients, momentum_factor, switch
 from bnkern.checks.problem import problem as problem  # so that a caller needs this module alone
 
+_USUAL = 1e300  # no number that is used, and none that is infinite, is beyond
 _INFERENCE = ("running_mean", "running_var", "weight", "bias")
 _TRAIN = ("weight", "bias", "running_mean", "running_var")
 _BACKWARD = ("stats.mean", "stats.var", "weight", "bias")
@@ -55,8 +56,13 @@ def train(
     if not fast.vectors(call.x, p.channels, 0, call.weight, call.bias, running_mean, running_var):
         taken = operands.vectors(call, _TRAIN, 0, call.weight, call.bias, running_mean, running_var)
         call.weight, call.bias, running_mean, running_var = taken
-    factor = momentum_factor(momentum, num_batches)
-    correction = correction_below(correction, 0 if part else p.count)
+    most = 0 if part else p.count
+    if num_batches is None and type(momentum) is float and abs(momentum) <= _USUAL and type(correction) is int:
+        factor = momentum
+        if not 0 <= correction < most:
+            correction = correction_below(correction, most)
+    else:
+        factor, correction = momentum_factor(momentum, num_batches), correction_below(correction, most)
     if call.residual is not None:
         operands.like_x(call, "residual", call.residual)
     if call.out is not None:

@@ -28,10 +28,10 @@ template <class T, class Walk> struct Backward {
     }
 
     /* dy behind the activation. */
-    DEVICE A gradient(const Coefs<A> &c, A dy, A x, A y) const
+    DEVICE A gradient(const Coefs<A> &c, A dy, A d, A y) const
     {
         if (activation == BN_IDENTITY) return dy;
-        return activation_grad(activation, given ? y : rounded<T>(c.z(x)), dy, parameter);
+        return activation_grad(activation, given ? y : rounded<T>(c.z(d)), dy, parameter);
     }
 
     DEVICE void reduction(const Walk &walk, const Kept &kept, long long u, long long own)
@@ -55,9 +55,9 @@ template <class T, class Walk> struct Backward {
 #pragma unroll
                 for (int i = 0; i < U::VALUES; i++) {
                     const int k = U::slot_of(i), j = U::element_of(i, h);
-                    const A v = T::load(T::get(q[k], j));
-                    g[i] = gradient(c, T::load(T::get(p[k], j)), v, T::load(T::get(r[k], j)));
-                    gx[i] = g[i] * c.xhat(v);
+                    const A d = c.centre(T::load(T::get(q[k], j)));
+                    g[i] = gradient(c, T::load(T::get(p[k], j)), d, T::load(T::get(r[k], j)));
+                    gx[i] = g[i] * c.xhat(d);
                     if (!bundle.whole() && !bundle.has(k, j)) g[i] = gx[i] = 0;
                 }
                 s[h] += pairwise(g);
@@ -92,7 +92,8 @@ template <class T, class Walk> struct Backward {
         team.template all<Sum>(sums);
         if (team.rank() != 0) return;
         a.result[0][c] = sums[0];
-        a.result[1][c] = sums[1];
+        const Coefs<A> k = coefs_of<A>(a, c);
+        a.result[1][c] = less_offset(sums[1], &k.v[BN_OFFSET], sums[0]);
     }
 
     DEVICE void elementwise(const Walk &walk, const Kept &kept, long long own)
@@ -111,10 +112,10 @@ template <class T, class Walk> struct Backward {
                 const Coefs<A> c = unit.coefs(walk, j);
 #pragma unroll
                 for (int k = 0; k < UNROLL; k++) {
-                    const A v = T::load(T::get(q[k], j));
-                    const A g = gradient(c, T::load(T::get(p[k], j)), v, T::load(T::get(r[k], j)));
+                    const A d = c.centre(T::load(T::get(q[k], j)));
+                    const A g = gradient(c, T::load(T::get(p[k], j)), d, T::load(T::get(r[k], j)));
                     T::put(p[k], j, T::store(g));
-                    T::put(q[k], j, T::store(frozen ? c.frozen_dx(g) : c.dx(g, c.xhat(v))));
+                    T::put(q[k], j, T::store(frozen ? c.frozen_dx(g) : c.dx(g, d)));
                 }
             }
             if (a.out) bundle.write(dx, q);

@@ -12,9 +12,10 @@
 template <class A> struct Coefs {
     A v[BN_NCOEF];
 
-    DEVICE A xhat(A x) const { return standardised(centred(x, v[BN_MEAN_HI], v[BN_MEAN_LO]), v[BN_INVSTD]); }
-    DEVICE A z(A x) const { return affine(centred(x, v[BN_MEAN_HI], v[BN_MEAN_LO]), v[BN_SCALE], v[BN_BIAS]); }
-    DEVICE A dx(A g, A xhat) const { return batch_grad(g, xhat, v[BN_MEAN_DY], v[BN_MEAN_DY_XHAT], v[BN_SCALE]); }
+    DEVICE A centre(A x) const { return centred(x, v[BN_MEAN_HI]); }
+    DEVICE A xhat(A d) const { return standardised(d, v[BN_INVSTD]); } /* plus the offset */
+    DEVICE A z(A d) const { return affine(d, v[BN_SCALE], v[BN_SHIFT]); }
+    DEVICE A dx(A g, A d) const { return batch_grad(g, d, v[BN_MEAN_DY], v[BN_SLOPE], v[BN_SCALE]); }
     DEVICE A frozen_dx(A g) const { return frozen_grad(g, v[BN_SCALE]); }
 };
 
@@ -22,9 +23,9 @@ template <class A> DEVICE Coefs<A> coefs_of(const Args &a, long long c)
 {
     Coefs<A> k;
     forward_coefs(element(a.mean, c, 0), element(a.var, c, 0), a.eps, element(a.weight, c, 1), element(a.bias, c, 0),
-                  &k.v[BN_MEAN_HI], &k.v[BN_MEAN_LO], &k.v[BN_SCALE], &k.v[BN_BIAS], &k.v[BN_INVSTD]);
-    backward_coefs(element(a.sum_dy, c, 0), element(a.sum_dy_xhat, c, 0), a.count, &k.v[BN_MEAN_DY],
-                   &k.v[BN_MEAN_DY_XHAT]);
+                  &k.v[BN_MEAN_HI], &k.v[BN_SCALE], &k.v[BN_SHIFT], &k.v[BN_INVSTD], &k.v[BN_OFFSET]);
+    backward_coefs(element(a.sum_dy, c, 0), element(a.sum_dy_xhat, c, 0), a.count, &k.v[BN_INVSTD], &k.v[BN_OFFSET],
+                   &k.v[BN_MEAN_DY], &k.v[BN_SLOPE]);
     return k;
 }
 

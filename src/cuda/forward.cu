@@ -92,7 +92,7 @@ template <class T, class Walk> struct Forward {
                 const Coefs<A> c = unit.coefs(walk, j);
 #pragma unroll
                 for (int k = 0; k < UNROLL; k++) {
-                    A z = c.z(T::load(T::get(q[k], j)));
+                    A z = c.z(c.centre(T::load(T::get(q[k], j))));
                     if (added) z += T::load(T::get(p[k], j));
                     T::put(q[k], j, T::store(activate(activation, z, parameter)));
                 }

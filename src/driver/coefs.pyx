@@ -1,5 +1,4 @@
 """Numbers for each channel: coefficients from what was saved, and a reduction's end."""
-from libc.math cimport isfinite
 from libc.stdint cimport int64_t
 
 from bnkern._native.capi cimport *
@@ -35,45 +34,19 @@ cdef void coefs_from_stats(Job *job, int64_t c, int64_t n, const double *mean, c
     job.kernels.coefs_forward(coef_of(job, c), job.cs, n, mean, var, job.eps, weight, bias)
 
 
-cdef void merge_stats(Job *job, const double *mean, const double *m2, int64_t step, int64_t c) noexcept nogil:
-    """Blocks into a channel: Chan's formula about the first block's mean, so that a constant stays exact."""
-    cdef int64_t k, n, m = job.shape.count
-    cdef double pivot = mean[0], shift = 0, total = 0, sum = 0, d
-    for k in range(job.plan.blocks):
-        n = minimum(BN_BLOCK, m - k * BN_BLOCK)
-        shift += n * (mean[k * step] - pivot)
-        sum += n * mean[k * step]
-    shift /= m
-    for k in range(job.plan.blocks):
-        n = minimum(BN_BLOCK, m - k * BN_BLOCK)
-        d = (mean[k * step] - pivot) - shift
-        total += m2[k * step] + n * (d * d)
-    job.mean[c] = pivot + shift if isfinite(pivot + shift) else sum / m
-    job.var[c] = total / m
-
-
-cdef void add_sums(Job *job, const double *a, const double *b, int64_t step, int64_t c) noexcept nogil:
-    """Blocks into a channel, in order."""
-    cdef int64_t k
-    job.sum_dy[c] = job.sum_dy_xhat[c] = 0
-    for k in range(job.plan.blocks):
-        job.sum_dy[c] += a[k * step]
-        job.sum_dy_xhat[c] += b[k * step]
-
-
 cdef void finish_reduction(Job *job, const double *a, const double *b, int64_t next_block, int64_t next_channel,
                            int64_t c0, int64_t c1) noexcept nogil:
     """Results of channels c0 .. c1-1 from those of their blocks, and the coefficients of the elementwise pass."""
-    cdef int64_t c, n
-    for c in range(c0, c1):
-        if job.passes & BN_STATS:
-            merge_stats(job, a, b, next_block, c)
-        else:
-            add_sums(job, a, b, next_block, c)
-        a += next_channel
-        b += next_channel
+    cdef bn_parts parts
+    cdef int64_t c = c0, n
+    parts.a, parts.b = a, b
+    parts.next_block, parts.next_channel = next_block, next_channel
+    parts.blocks, parts.channels, parts.count = job.plan.blocks, c1 - c0, job.shape.count
+    if job.passes & BN_STATS:
+        job.kernels.merge_moments(&parts, job.mean + c0, job.var + c0)
+    else:
+        job.kernels.merge_sums(&parts, coef_of(job, c0), job.cs, job.sum_dy + c0, job.sum_dy_xhat + c0)
     if job.passes & BN_NORMALISE:
-        c = c0
         while c < c1:
             n = minimum(STRIP, c1 - c)
             coefs_from_stats(job, c, n, job.mean + c, job.var + c)

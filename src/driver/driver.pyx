@@ -4,7 +4,7 @@
 the plan (plan.h); what is done with a piece in reduction.pyx, elementwise.pyx and coefs.pyx. For others: driver.pxd.
 """
 from cpython.exc cimport PyErr_Occurred
-from cython.parallel cimport prange
+from cython.parallel cimport parallel
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
@@ -21,7 +21,10 @@ cdef extern from "stdlib.h" nogil:
     int posix_memalign(void **, size_t, size_t)
 
 cdef extern from "driver/team.h" nogil:
-    void bn_team(int threads, void (*work)(void *, int) noexcept nogil, void *task)
+    int bn_rank()
+    int bn_team()
+    void bn_barrier()  # of the threads of the parallel region around it
+    void bn_region(int threads, void (*work)(void *, int, int) noexcept nogil, void *task)
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
@@ -45,7 +48,7 @@ ctypedef void (*worker)(Job *, int) noexcept nogil
 # ---- threads ------------------------------------------------------------------------------------------------------
 
 cdef int drive(Job *job) except -1:
-    """Takes the scratch, then runs every phase on every thread.
+    """Takes the scratch, then runs every phase on every thread, in one parallel region.
 
     An own, capped count: the runtime's settings are never trusted. Entered with the GIL, so that Cython releases what
     it knows to be held; in a function that might be called either way it asks PyGILState_Check, which any
@@ -53,8 +56,6 @@ cdef int drive(Job *job) except -1:
     """
     cdef char nearby[NEARBY + LINE]  # a small call's scratch: malloc would cost as much as its kernels
     cdef void *taken = NULL
-    cdef worker work
-    cdef int t
     if job.shape.channels * job.shape.count == 0:
         return 0
     if not take_scratch(job, nearby, &taken):
@@ -62,14 +63,12 @@ cdef int drive(Job *job) except -1:
     with nogil:
         call_begins()
         job.next_poll = bn_now() + POLL
-        work = next_worker(job)
-        while work != NULL:
-            if job.plan.threads == 1:
-                with_default_fenv(work, job, 0)
-            else:
-                for t in prange(job.plan.threads, num_threads=job.plan.threads, schedule='static', chunksize=1):
-                    with_default_fenv(work, job, t)
-            work = next_worker(job)
+        job.work = <void *> next_worker(job)
+        if job.plan.threads == 1:
+            run_phases(job, 0, 1)
+        else:
+            with parallel(num_threads=job.plan.threads):
+                run_phases(job, bn_rank(), bn_team())
         call_ends()
         free(taken)
     if job.stop:
@@ -79,30 +78,22 @@ cdef int drive(Job *job) except -1:
     return 0
 
 
-cdef struct Task:
-    worker work
-    Job *job
-
-
-cdef void on_a_thread(void *task, int t) noexcept nogil:
-    with_default_fenv((<Task *> task).work, (<Task *> task).job, t)
+cdef void phases_of_a_thread(void *job, int rank, int team) noexcept nogil:
+    run_phases(<Job *> job, rank, team)
 
 
 cdef bint drive_anywhere(Job *job) noexcept nogil:
     """The same on a thread that may be none of Python's: nobody asks for the GIL, or for Ctrl-C."""
     cdef char nearby[NEARBY + LINE]
     cdef void *taken = NULL
-    cdef Task task
     if job.shape.channels * job.shape.count == 0:
         return True
     if not take_scratch(job, nearby, &taken):
         return False
     call_begins()
     job.next_poll = INFINITY
-    task.job, task.work = job, next_worker(job)
-    while task.work != NULL:
-        bn_team(job.plan.threads, on_a_thread, &task)
-        task.work = next_worker(job)
+    job.work = <void *> next_worker(job)
+    bn_region(job.plan.threads, phases_of_a_thread, job)
     call_ends()
     free(taken)
     return True
@@ -115,10 +106,31 @@ cdef int stream(Job *job, int64_t count, int threads) except -1:
     return drive(job)
 
 
-cdef inline void with_default_fenv(worker work, Job *job, int t) noexcept nogil:
-    """In the default floating-point mode: others hold for one thread alone, and bits would follow."""
+cdef void run_phases(Job *job, int rank, int team) noexcept nogil:
+    """One phase after the other on one of `team` threads, with a barrier between two: beginning a region costs more.
+
+    In the default floating-point mode: others hold for one thread alone, and bits would follow. A runtime that gives
+    fewer threads than were asked for gives each several parts of the work.
+    """
     cdef uint64_t mode = bn_fenv_begin()
-    work(job, t)
+    cdef worker work = <worker> job.work
+    cdef bint last
+    cdef int t
+    while work != NULL:
+        last = job.phase == PHASE_DONE  # thread 0 alone writes it, between the barriers
+        t = rank
+        while t < job.plan.threads:
+            work(job, t)
+            t += team
+        if last:
+            break
+        if team > 1:
+            bn_barrier()
+        if rank == 0:
+            job.work = <void *> next_worker(job)
+        if team > 1:
+            bn_barrier()
+        work = <worker> job.work
     bn_fenv_end(mode)
 
 
@@ -166,6 +178,8 @@ cdef worker next_worker(Job *job) noexcept nogil:
                 return work_slabs if job.plan.reduction == BN_SLABS else work_panels
         elif job.phase == PHASE_FINISH:
             job.phase = PHASE_ELEMENTWISE
+            if not job.passes & BN_ELEMENTWISE:
+                job.phase = PHASE_DONE
             if job.passes & BN_REDUCTIONS:
                 return work_finish
         elif job.phase == PHASE_ELEMENTWISE:

@@ -1,16 +1,28 @@
-/* A parallel region for callers of which nobody knows whether they hold the GIL. Cython's prange would ask Python, which
- * answers wrongly once there was a sub-interpreter.
- */
+/* The threads of a parallel region; without OpenMP there is one. */
 #ifndef BN_TEAM_H
 #define BN_TEAM_H
 
-/* work(task, t) for t = 0 .. threads-1, each on a thread of its own; t = 0 on the caller's. */
-static inline void bn_team(int threads, void (*work)(void *, int), void *task)
+#ifdef _OPENMP
+#include <omp.h>
+static inline int bn_rank(void) { return omp_get_thread_num(); }
+static inline int bn_team(void) { return omp_get_num_threads(); }
+static inline void bn_barrier(void) { _Pragma("omp barrier") }
+#else
+static inline int bn_rank(void) { return 0; }
+static inline int bn_team(void) { return 1; }
+static inline void bn_barrier(void) {}
+#endif
+
+/* A region for callers of which nobody knows whether they hold the GIL. Cython's would ask Python, which answers wrongly
+ * once there was a sub-interpreter. work(task, rank, team) on each thread, rank 0 on the caller's.
+ */
+static inline void bn_region(int threads, void (*work)(void *, int, int), void *task)
 {
 #ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
+#pragma omp parallel num_threads(threads)
 #endif
-    for (int t = 0; t < threads; t++) work(task, t);
+    work(task, bn_rank(), bn_team());
+    (void)threads;
 }
 
 #endif

@@ -10,18 +10,20 @@
 void BN_NAME(coefs_forward)(void *coef, int64_t cs, int64_t n, const double *restrict mean, const double *restrict var,
                             double eps, const double *restrict weight, const double *restrict bias)
 {
-    A *restrict hi = (A *)coef + BN_MEAN_HI * cs, *restrict lo = (A *)coef + BN_MEAN_LO * cs;
-    A *restrict scale = (A *)coef + BN_SCALE * cs, *restrict shift = (A *)coef + BN_BIAS * cs;
-    A *restrict invstd = (A *)coef + BN_INVSTD * cs;
+    A *restrict hi = (A *)coef + BN_MEAN_HI * cs, *restrict scale = (A *)coef + BN_SCALE * cs;
+    A *restrict shift = (A *)coef + BN_SHIFT * cs, *restrict invstd = (A *)coef + BN_INVSTD * cs;
+    A *restrict offset = (A *)coef + BN_OFFSET * cs;
     for (int64_t c = 0; c < n; c++)
-        forward_coefs(mean[c], var[c], eps, weight[c], bias[c], hi + c, lo + c, scale + c, shift + c, invstd + c);
+        forward_coefs(mean[c], var[c], eps, weight[c], bias[c], hi + c, scale + c, shift + c, invstd + c, offset + c);
 }
 
-void BN_NAME(coefs_backward)(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat,
-                             double count)
+void BN_NAME(coefs_backward)(void *coef, int64_t cs, int64_t n, const double *restrict sum_dy,
+                             const double *restrict sum_dy_xhat, double count)
 {
-    A *mean_dy = (A *)coef + BN_MEAN_DY * cs, *mean_dy_xhat = (A *)coef + BN_MEAN_DY_XHAT * cs;
-    for (int64_t c = 0; c < n; c++) backward_coefs(sum_dy[c], sum_dy_xhat[c], count, mean_dy + c, mean_dy_xhat + c);
+    const A *restrict invstd = (const A *)coef + BN_INVSTD * cs, *restrict offset = (const A *)coef + BN_OFFSET * cs;
+    A *restrict mean_dy = (A *)coef + BN_MEAN_DY * cs, *restrict slope = (A *)coef + BN_SLOPE * cs;
+    for (int64_t c = 0; c < n; c++)
+        backward_coefs(sum_dy[c], sum_dy_xhat[c], count, invstd + c, offset + c, mean_dy + c, slope + c);
 }
 
 void BN_NAME(coefs_tile)(void *tile, int64_t ts, const void *coef, int64_t cs, int rows, int64_t c, int64_t channels,

@@ -22,11 +22,17 @@ enum { HAS_X = 16, HAS_DY = 32, HAS_RESIDUAL = 64, HAS_Y = 128, HAS_DRESIDUAL = 
 typedef struct {
     int flags, activation;
     A parameter;
+    int pair; /* known when compiled, always: NO_PAIR unless a pass says otherwise */
 } variant;
 
-INLINE variant common(int flags, int activation) { return (variant){flags, activation, 0}; }
+INLINE variant common(int flags, int activation) { return (variant){flags, activation, 0, 0}; }
 
 INLINE int is_variant(variant v, int flags, int activation) { return v.flags == flags && v.activation == activation; }
+
+/* W elements, or where a pair is under way (simd.h) the first or the second half of 2 W. */
+enum { NO_PAIR, FIRST_OF_PAIR, SECOND_OF_PAIR };
+
+INLINE vec load_as(const T *p, variant v) { return v.pair ? load_of_pair(p, v.pair == SECOND_OF_PAIR) : load(p); }
 
 /* Addresses of the same element in all operands; those a variant lacks are never touched. */
 typedef struct {
@@ -43,33 +49,31 @@ INLINE void move_columns(row *p, int64_t n, int flags)
 
 /* The coefficients of W columns, or of one channel W times. What a kernel does not use costs nothing. */
 typedef struct {
-    vec mean_hi, mean_lo, scale, bias, invstd, mean_dy, mean_dy_xhat;
+    vec mean_hi, scale, shift, mean_dy, slope, invstd;
 } coefs;
 
 INLINE coefs coefs_of_columns(const A *p, int64_t cs)
 {
-    return (coefs){load_a(p + BN_MEAN_HI * cs),     load_a(p + BN_MEAN_LO * cs), load_a(p + BN_SCALE * cs),
-                   load_a(p + BN_BIAS * cs),        load_a(p + BN_INVSTD * cs),  load_a(p + BN_MEAN_DY * cs),
-                   load_a(p + BN_MEAN_DY_XHAT * cs)};
+    return (coefs){load_a(p + BN_MEAN_HI * cs), load_a(p + BN_SCALE * cs), load_a(p + BN_SHIFT * cs),
+                   load_a(p + BN_MEAN_DY * cs), load_a(p + BN_SLOPE * cs), load_a(p + BN_INVSTD * cs)};
 }
 
 INLINE coefs coefs_of_channel(const A *p, int64_t cs)
 {
-    return (coefs){splat(p[BN_MEAN_HI * cs]),     splat(p[BN_MEAN_LO * cs]), splat(p[BN_SCALE * cs]),
-                   splat(p[BN_BIAS * cs]),        splat(p[BN_INVSTD * cs]),  splat(p[BN_MEAN_DY * cs]),
-                   splat(p[BN_MEAN_DY_XHAT * cs])};
+    return (coefs){splat(p[BN_MEAN_HI * cs]), splat(p[BN_SCALE * cs]), splat(p[BN_SHIFT * cs]),
+                   splat(p[BN_MEAN_DY * cs]), splat(p[BN_SLOPE * cs]), splat(p[BN_INVSTD * cs])};
 }
 
-/* dy behind the activation at column j, where d = x - mean. The activation's z is y where there is one, else it is
+/* dy behind the activation at column j, where d = x - mean_hi. The activation's z is y where there is one, else it is
  * computed by the very operations of normalise.c and rounded as they stored it, so that both say the same. */
 INLINE vec dy_behind_activation(const row *p, int64_t j, vec d, const coefs *c, variant v)
 {
-    const vec dy = load(p->dy + j);
+    const vec dy = load_as(p->dy + j, v);
     if (v.activation == BN_IDENTITY) return dy;
     vec z;
-    if (v.flags & HAS_Y) z = load(p->y + j);
-    else if (v.activation == BN_RELU) z = with_stored_sign(affine(d, c->scale, c->bias)); /* it asks for no more */
-    else z = rounded(affine(d, c->scale, c->bias));
+    if (v.flags & HAS_Y) z = load_as(p->y + j, v);
+    else if (v.activation == BN_RELU) z = with_stored_sign(affine(d, c->scale, c->shift)); /* it asks for no more */
+    else z = rounded(affine(d, c->scale, c->shift));
     return activation_grad(v.activation, z, dy, splat(v.parameter));
 }
 

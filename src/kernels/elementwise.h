@@ -59,6 +59,35 @@ INLINE void stream_results(const row *p, int64_t j, const coefs *c, variant v)
     if (v.flags & HAS_DRESIDUAL) store(p->dresidual + j, second);
 }
 
+/* The results of 2 W columns of one channel, as pairs. */
+INLINE void pair_results(const row *p, int64_t j, const coefs *c, variant v, vec first[2], vec second[2])
+{
+    variant one = v, two = v;
+    one.pair = FIRST_OF_PAIR, two.pair = SECOND_OF_PAIR;
+    results(p, j, c, one, first, second);
+    results(p, j, c, two, first + 1, second + 1);
+}
+
+INLINE void write_pair(const row *p, int64_t j, const coefs *c, variant v)
+{
+    vec first[2], second[2];
+    pair_results(p, j, c, v, first, second);
+    store_pair(p->out + j, first[0], first[1]);
+    if (v.flags & HAS_DRESIDUAL) store_pair(p->dresidual + j, second[0], second[1]);
+}
+
+/* A cache line of one channel. */
+INLINE void stream_line(const row *p, int64_t j, const coefs *c, variant v)
+{
+    for (int k = 0; PAIRS && k < LINE; k += 2 * W) {
+        vec first[2], second[2];
+        pair_results(p, j + k, c, v, first, second);
+        stream_pair(p->out + j + k, first[0], first[1]);
+        if (v.flags & HAS_DRESIDUAL) store_pair(p->dresidual + j + k, second[0], second[1]);
+    }
+    for (int k = 0; !PAIRS && k < LINE; k += W) stream_results(p, j + k, c, v);
+}
+
 INLINE void fetch(const row *p, int64_t j, int64_t ahead, int flags)
 {
     if (!ahead) return;
@@ -80,7 +109,9 @@ INLINE void plain_run(const row *p, int64_t width, const A *coef, int64_t cs, va
     vec first, second;
     coefs c = v.flags & BN_TILE ? coefs_of_columns(coef + width - W, cs) : coefs_of_channel(coef, cs);
     results(p, width - W, &c, v, &first, &second);
-    for (int64_t j = 0; j + W <= width; j += W) {
+    int64_t j = 0;
+    for (; PAIRS && !(v.flags & BN_TILE) && j + 2 * W <= width; j += 2 * W) write_pair(p, j, &c, v);
+    for (; j + W <= width; j += W) {
         c = coefs_at(coef, cs, j, c, v.flags);
         write_vec(p, j, &c, v);
     }
@@ -93,6 +124,7 @@ RARE void short_run(row p, int64_t width, const A *coef, int64_t cs, variant v)
 {
     T x[W] = {0}, dy[W] = {0}, residual[W] = {0}, y[W] = {0}, out[W], dresidual[W];
     const row padded = {x, dy, residual, y, out, dresidual};
+    v.pair = NO_PAIR;
     const coefs c = v.flags & BN_TILE ? coefs_of_columns(coef, cs) : coefs_of_channel(coef, cs);
     const size_t bytes = width * sizeof(T);
     if (v.flags & HAS_X) memcpy(x, p.x, bytes);
@@ -146,6 +178,7 @@ INLINE int64_t head_of(const T *out) { return (int64_t)(-(uintptr_t)out % 64 / s
 RARE void ragged(row p, int64_t from, int64_t to, int64_t width, const A *coef, int64_t cs, variant v)
 {
     coefs c = coefs_of_channel(coef, cs);
+    v.pair = NO_PAIR;
     for (int64_t j = from; j < to; j += W) {
         const int64_t at = j + W <= width ? j : width - W;
         const int lo = (int)(j - at), hi = (int)(to - at < W ? to - at : W);
@@ -183,7 +216,7 @@ INLINE void stream_channels(const bn_span *a, int64_t i, variant v)
         const coefs c = coefs_of_channel(coef, cs);
         for (; j + LINE <= end; j += LINE) {
             fetch(&p, j, a->prefetch, v.flags);
-            for (int k = 0; k < LINE; k += W) stream_results(&p, j + k, &c, v);
+            stream_line(&p, j, &c, v);
         }
         if (end == total) break;
         if (j < end) {
@@ -279,7 +312,7 @@ INLINE void run_span(const bn_span *span, variant v)
 /* The variant that a span asks for, but for HAS_X. */
 INLINE variant variant_of(const bn_span *a)
 {
-    variant v = {a->flags & (BN_TILE | BN_FROZEN), a->activation, (A)a->parameter};
+    variant v = {a->flags & (BN_TILE | BN_FROZEN), a->activation, (A)a->parameter, NO_PAIR};
     if (a->dy) v.flags |= HAS_DY;
     if (a->residual) v.flags |= HAS_RESIDUAL;
     if (a->y && v.activation != BN_IDENTITY) v.flags |= HAS_Y;

@@ -8,7 +8,7 @@
  * logical (C) order. They are cut into blocks of BN_BLOCK; a block into sub-blocks of BN_SUB; element i of a
  * sub-block belongs to lane i % BN_LANES, and each lane is summed in the arithmetic type in order of i. After each
  * sub-block lane j is added, in float64, to accumulator j % 8, lanes 0..7 first. At the end of the block the eight
- * accumulators are added as ((0+4)+(2+6)) + ((1+5)+(3+7)). Blocks are merged in order, in float64 (passes.pxi).
+ * accumulators are added as ((0+4)+(2+6)) + ((1+5)+(3+7)). Blocks are merged in order, in float64 (merge.c).
  * Results therefore depend on the values and their logical order alone: not on layout, strides, alignment, vector
  * width or threads.
  */
@@ -68,6 +68,15 @@ typedef struct bn_run {
     double parameter;
 } bn_run;
 
+/* What a reduction found for the blocks of `channels` channels, two numbers each: a[block * next_block + channel *
+ * next_channel], and b. */
+typedef struct bn_parts {
+    const double *a, *b;
+    int64_t next_block, next_channel;
+    int64_t blocks, channels;
+    int64_t count; /* elements of a channel */
+} bn_parts;
+
 typedef struct bn_kernels {
     int itemsize, arithsize; /* bytes of the storage and the arithmetic type */
     /* A block of a channel, run by run: begin from its first min(n, 8) elements, add (to z[0 .. channels-1]), end ->
@@ -79,13 +88,16 @@ typedef struct bn_kernels {
     void (*moments_two_pass)(const void *x, int64_t n, double *mean, double *m2);
     /* rows <= BN_BLOCK, width <= BN_GROUP channels; results for each channel; bn_columns_scratch() bytes of scratch */
     void (*moments_cl)(const bn_span *a, double *mean, double *m2, void *scratch);
-    /* the same shapes; sum dy and sum dy * xhat. Reads coefficients MEAN_HI .. INVSTD. */
+    /* the same shapes; sum g and sum g * (d * invstd), of which merge_sums makes g * xhat (formulas.h) */
     void (*reduce_add)(bn_sums *z, const bn_run *a); /* z zero at first */
     void (*reduce_end)(bn_sums *z, int64_t n, double *sum_dy, double *sum_dy_xhat);
     void (*reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, void *scratch);
     void (*normalise)(const bn_span *a);
     void (*input_grad)(const bn_span *a);
-    /* coefficient rows of n channels from float64 values */
+    /* blocks to channels: mean and variance, or both sums */
+    void (*merge_moments)(const bn_parts *parts, double *mean, double *var);
+    void (*merge_sums)(const bn_parts *parts, const void *coef, int64_t cs, double *sum_dy, double *sum_dy_xhat);
+    /* coefficient rows of n channels from float64 values; coefs_backward reads some of coefs_forward's */
     void (*coefs_forward)(void *coef, int64_t cs, int64_t n, const double *mean, const double *var, double eps,
                           const double *weight, const double *bias);
     void (*coefs_backward)(void *coef, int64_t cs, int64_t n, const double *sum_dy, const double *sum_dy_xhat,

@@ -1,14 +1,14 @@
-/* Normalise: y = ((x - mean_hi) - mean_lo) * scale + bias, then + residual, then the activation.
+/* Normalise: y = (x - mean_hi) * scale + shift, then + residual, then the activation.
  *
- * Reads x (and the residual), writes y: 8 (12) bytes for each element in float32. The mean in two floats keeps large
- * offsets exact: x - mean_hi is exact where x is near the mean, and a constant channel gives exactly bias.
+ * Reads x (and the residual), writes y: 8 (12) bytes for each element in float32. The mean in two numbers, of which
+ * shift has the lower, keeps large offsets exact: x - mean_hi is exact where x is near the mean (formulas.h).
  */
 #include "elementwise.h"
 
 INLINE void results(const row *p, int64_t j, const coefs *c, variant v, vec *first, vec *second)
 {
-    vec z = affine(centred(load(p->x + j), c->mean_hi, c->mean_lo), c->scale, c->bias);
-    if (v.flags & HAS_RESIDUAL) z += load(p->residual + j);
+    vec z = affine(centred(load_as(p->x + j, v), c->mean_hi), c->scale, c->shift);
+    if (v.flags & HAS_RESIDUAL) z += load_as(p->residual + j, v);
     *first = *second = activate(v.activation, z, splat(v.parameter));
 }
 
@@ -25,6 +25,6 @@ void BN_NAME(normalise)(const bn_span *a)
     COMMON(HAS_X | BN_TILE, BN_RELU)
     COMMON(HAS_X | HAS_RESIDUAL | BN_TILE, BN_IDENTITY)
     COMMON(HAS_X | HAS_RESIDUAL | BN_TILE, BN_RELU)
-    if (v.flags & BN_TILE) run_span(a, (variant){v.flags | BN_TILE, v.activation, v.parameter});
-    else run_span(a, (variant){v.flags & ~BN_TILE, v.activation, v.parameter});
+    if (v.flags & BN_TILE) run_span(a, (variant){v.flags | BN_TILE, v.activation, v.parameter, NO_PAIR});
+    else run_span(a, (variant){v.flags & ~BN_TILE, v.activation, v.parameter, NO_PAIR});
 }

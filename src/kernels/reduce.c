@@ -1,15 +1,15 @@
-/* The two sums of the backward pass over one block: sum g and sum g * xhat, xhat = ((x - mean_hi) - mean_lo) *
- * invstd, where g is dy behind the activation.
+/* The two sums of the backward pass over one block: sum g and sum g * (d * invstd), d = x - mean_hi, where g is dy
+ * behind the activation. What the second lacks of sum g * xhat is added for a whole channel (merge.c).
  *
  * Reads dy and x once (8 bytes for each element in float32; y too where the activation follows a residual), writes two
- * numbers. xhat is formed before the product: dy * (x - mean) could leave the range.
+ * numbers. d * invstd is formed before the product: dy * d could leave the range.
  */
 #include "reduce_cf.h"
 #include "reduce_cl.h"
 
 INLINE void terms(const row *p, int64_t j, const coefs *c, variant v, vec *a, vec *b)
 {
-    const vec d = centred(load(p->x + j), c->mean_hi, c->mean_lo);
+    const vec d = centred(load(p->x + j), c->mean_hi);
     *a = dy_behind_activation(p, j, d, c, v);
     *b = *a * standardised(d, c->invstd);
 }
@@ -18,7 +18,7 @@ enum { BOTH = HAS_X | HAS_DY };
 
 INLINE variant variant_of(const void *y, int activation, double parameter)
 {
-    return (variant){activation != BN_IDENTITY && y ? BOTH | HAS_Y : BOTH, activation, (A)parameter};
+    return (variant){activation != BN_IDENTITY && y ? BOTH | HAS_Y : BOTH, activation, (A)parameter, NO_PAIR};
 }
 
 INLINE void reduce_runs(bn_sums *z, const bn_run *a, variant v)
@@ -58,8 +58,10 @@ void BN_NAME(reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, v
     check_matrix(a);
     assert(a->dy && a->coef);
     if (flat) {
-        for (int k = BN_MEAN_HI; k <= BN_INVSTD; k++)
-            for (int64_t j = 0; j < BN_LANES; j++) memcpy(z.coef + k * z.cs + j * w, coef + k * cs, w * sizeof(A));
+        static const int rows[] = {BN_MEAN_HI, BN_INVSTD, BN_SCALE, BN_SHIFT}; /* the last two for z alone */
+        for (int r = 0; r < (v.activation == BN_IDENTITY ? 2 : 4); r++)
+            for (int64_t j = 0; j < BN_LANES; j++)
+                memcpy(z.coef + rows[r] * z.cs + j * w, coef + rows[r] * cs, w * sizeof(A));
         coef = z.coef;
         cs = z.cs;
     }

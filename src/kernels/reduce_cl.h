@@ -48,14 +48,14 @@ INLINE void move_rows(row *p, const bn_span *a, int64_t n, int flags)
 #define STRIP_BEGIN(i)                                               \
     const coefs c##i = coefs_of_columns(z->coef + j + i * W, z->cs); \
     vec s##i = load_a(z->sum_s + j + i * W), q##i = load_a(z->sum_q + j + i * W);
-#define STRIP_ADD(i)                          \
-    {                                         \
-        vec a, b;                             \
-        terms(&p, (i) * W, &c##i, v, &a, &b); \
-        s##i += a;                            \
-        q##i += b;                            \
+#define STRIP_ADD(i)                        \
+    {                                       \
+        vec a, b;                           \
+        terms(&p, (i)*W, &c##i, v, &a, &b); \
+        s##i += a;                          \
+        q##i += b;                          \
     }
-#define STRIP_FETCH(i) fetch_rows(&p, (i) * W, z->a, v.flags);
+#define STRIP_FETCH(i) fetch_rows(&p, (i)*W, z->a, v.flags);
 #define STRIP_END(i)                     \
     store_a(z->sum_s + j + i * W, s##i); \
     store_a(z->sum_q + j + i * W, q##i);
@@ -95,6 +95,7 @@ RARE void strip_narrow(struct strip z, int64_t j, int64_t width, variant v)
     A sums[2][W] = {0};
     const size_t bytes = width * sizeof(A), item = width * sizeof(T);
     const row padded = {.x = x, .dy = dy, .y = y};
+    v.pair = NO_PAIR;
     row p = z.first;
     move_columns(&p, j, v.flags);
     memcpy(sums[0], z.sum_s + j, bytes), memcpy(sums[1], z.sum_q + j, bytes);

@@ -120,14 +120,14 @@ void BN_NAME(moments_cl)(const bn_span *a, double *mean, double *m2, void *scrat
 /* ---- the backward pass's sums ------------------------------------------------------------------------------------ */
 
 typedef struct {
-    A mean_hi, mean_lo, scale, bias, invstd, mean_dy, mean_dy_xhat;
+    A mean_hi, scale, shift, mean_dy, slope, invstd;
 } coefs;
 
 static coefs coefs_at(const void *coef, int64_t cs, int64_t c)
 {
     const A *p = (const A *)coef + c;
-    return (coefs){p[BN_MEAN_HI * cs], p[BN_MEAN_LO * cs], p[BN_SCALE * cs],       p[BN_BIAS * cs],
-                   p[BN_INVSTD * cs],  p[BN_MEAN_DY * cs], p[BN_MEAN_DY_XHAT * cs]};
+    return (coefs){p[BN_MEAN_HI * cs], p[BN_SCALE * cs], p[BN_SHIFT * cs],
+                   p[BN_MEAN_DY * cs], p[BN_SLOPE * cs], p[BN_INVSTD * cs]};
 }
 
 static A rounded(A v)
@@ -138,10 +138,10 @@ static A rounded(A v)
 }
 
 /* dy behind the activation: where there is no y, z is computed again, as the forward pass did and stored it. */
-static A behind(const T *dy, const T *y, A x_centred, coefs c, int activation, double parameter)
+static A behind(const T *dy, const T *y, A d, coefs c, int activation, double parameter)
 {
     if (activation == BN_IDENTITY) return get(dy);
-    const A z = y ? get(y) : rounded(affine(x_centred, c.scale, c.bias));
+    const A z = y ? get(y) : rounded(affine(d, c.scale, c.shift));
     return activation_grad(activation, z, get(dy), (A)parameter);
 }
 
@@ -152,7 +152,7 @@ void BN_NAME(reduce_add)(bn_sums *z, const bn_run *a)
         const T *x = (const T *)a->x + k * a->xc, *dy = (const T *)a->dy + k * a->dyc;
         const T *y = a->y ? (const T *)a->y + k * a->yc : NULL;
         for (int64_t i = 0; i < a->n; i++) {
-            const A d = centred(get(x + i), c.mean_hi, c.mean_lo);
+            const A d = centred(get(x + i), c.mean_hi);
             const A g = behind(dy + i, y ? y + i : NULL, d, c, a->activation, a->parameter);
             add_terms(z + k, a->at + i, g, g * standardised(d, c.invstd));
         }
@@ -202,7 +202,7 @@ void BN_NAME(normalise)(const bn_span *a)
     for (int64_t i = 0; i < a->rows; i++)
         for (int64_t j = 0; j < a->channels * a->width; j++) {
             const coefs c = coefs_of(a, j);
-            A z = affine(centred(get((const T *)a->x + i * a->xs + j), c.mean_hi, c.mean_lo), c.scale, c.bias);
+            A z = affine(centred(get((const T *)a->x + i * a->xs + j), c.mean_hi), c.scale, c.shift);
             if (a->residual) z += get((const T *)a->residual + i * a->residuals + j);
             put((T *)a->out + i * a->outs + j, activate(a->activation, z, (A)a->parameter));
         }
@@ -215,10 +215,9 @@ void BN_NAME(input_grad)(const bn_span *a)
         for (int64_t j = 0; j < a->channels * a->width; j++) {
             const coefs c = coefs_of(a, j);
             const T *dy = (const T *)a->dy + i * a->dys + j, *y = a->y ? (const T *)a->y + i * a->ys + j : NULL;
-            const A d = a->x ? centred(get((const T *)a->x + i * a->xs + j), c.mean_hi, c.mean_lo) : 0;
+            const A d = a->x ? centred(get((const T *)a->x + i * a->xs + j), c.mean_hi) : 0;
             const A g = behind(dy, y, d, c, a->activation, a->parameter);
-            const A dx = frozen ? frozen_grad(g, c.scale)
-                                : batch_grad(g, standardised(d, c.invstd), c.mean_dy, c.mean_dy_xhat, c.scale);
+            const A dx = frozen ? frozen_grad(g, c.scale) : batch_grad(g, d, c.mean_dy, c.slope, c.scale);
             put((T *)a->out + i * a->outs + j, dx);
             if (a->dresidual) put((T *)a->dresidual + i * a->dresiduals + j, g);
         }

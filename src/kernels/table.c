@@ -13,6 +13,8 @@ void BN_NAME(reduce_end)(bn_sums *, int64_t, double *, double *);
 void BN_NAME(reduce_cl)(const bn_span *, double *, double *, void *);
 void BN_NAME(normalise)(const bn_span *);
 void BN_NAME(input_grad)(const bn_span *);
+void BN_NAME(merge_moments)(const bn_parts *, double *, double *);
+void BN_NAME(merge_sums)(const bn_parts *, const void *, int64_t, double *, double *);
 void BN_NAME(coefs_forward)(void *, int64_t, int64_t, const double *, const double *, double, const double *,
                             const double *);
 void BN_NAME(coefs_backward)(void *, int64_t, int64_t, const double *, const double *, double);
@@ -33,6 +35,8 @@ const bn_kernels BN_NAME(kernels) = {
     .reduce_cl = BN_NAME(reduce_cl),
     .normalise = BN_NAME(normalise),
     .input_grad = BN_NAME(input_grad),
+    .merge_moments = BN_NAME(merge_moments),
+    .merge_sums = BN_NAME(merge_sums),
     .coefs_forward = BN_NAME(coefs_forward),
     .coefs_backward = BN_NAME(coefs_backward),
     .coefs_tile = BN_NAME(coefs_tile),

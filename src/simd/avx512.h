@@ -23,6 +23,9 @@ INLINE void move_lanes(vec v[NV], int up)
 
 INLINE ivec bits_to_ints(bits b) { return (ivec)_mm512_cvtepu16_epi32((__m256i)b); }
 INLINE bits ints_to_bits(ivec v) { return (bits)_mm512_cvtepi32_epi16((__m512i)v); }
+INLINE ivec pair_first(pair_bits b) { return (ivec)_mm512_unpacklo_epi16(_mm512_setzero_si512(), (__m512i)b); }
+INLINE ivec pair_second(pair_bits b) { return (ivec)_mm512_unpackhi_epi16(_mm512_setzero_si512(), (__m512i)b); }
+INLINE pair_bits pair_join(ivec a, ivec b) { return (pair_bits)_mm512_packus_epi32((__m512i)a, (__m512i)b); }
 INLINE void stream_bits(void *p, bits b) { _mm256_stream_si256(p, (__m256i)b); }
 
 INLINE void store_bits_lanes(uint16_t *p, bits b, int lo, int hi)

@@ -9,6 +9,9 @@
  *     bits_to_ints, ints_to_bits        16-bit lanes to 32-bit lanes, and back what fits
  *     stream_bits, store_bits_lanes     as above
  *     float16_to_vec, vec_to_float16
+ *     pair_first, pair_second           one half of the numbers of `pair_bits`, 2 W of them, each in the upper half of a
+ *                                       32-bit lane: those that take no more than one instruction
+ *     pair_join(first, second)          the lower halves of 32-bit lanes back to their places in pair_bits
  * vector.h has a portable way for each (names that begin with portable_). All give the same bits.
  *
  * A new instruction set (NEON, SVE) is a header of its own here, its line below, its flags in the top meson.build,

@@ -25,6 +25,10 @@ INLINE bits ints_to_bits(ivec v)
     return b;
 }
 
+INLINE ivec pair_first(pair_bits b) { return (ivec)_mm_unpacklo_epi16(_mm_setzero_si128(), (__m128i)b); }
+INLINE ivec pair_second(pair_bits b) { return (ivec)_mm_unpackhi_epi16(_mm_setzero_si128(), (__m128i)b); }
+INLINE pair_bits pair_join(ivec a, ivec b) { return (pair_bits)_mm_packus_epi32((__m128i)a, (__m128i)b); }
+
 INLINE void stream_bits(void *p, bits b)
 {
     long long low;

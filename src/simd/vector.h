@@ -100,7 +100,8 @@ INLINE void portable_move_lanes(vec v[NV], int up)
 }
 
 #if ARITH_BYTES == 4
-typedef uint16_t bits __attribute__((vector_size(W * 2))); /* of W 16-bit numbers in memory */
+typedef uint16_t bits __attribute__((vector_size(W * 2)));      /* of W 16-bit numbers in memory */
+typedef uint16_t pair_bits __attribute__((vector_size(W * 4))); /* of twice as many */
 
 INLINE void portable_store_bits_lanes(uint16_t *p, bits b, int lo, int hi)
 {

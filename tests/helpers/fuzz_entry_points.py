@@ -39,7 +39,8 @@ def ways_in():
     return found
 
 
-ATTACKED = ["cpu.run", "cpu.layout", "cpu.plan_of", "cpu.limit", "plan.facts", "vectors.ema_update", "checks.output"]
+ATTACKED = ["cpu.run", "cpu.layout", "cpu.plan_of", "cpu.limit", "plan.facts", "vectors.ema_update",
+            "vectors.ema_update_both", "checks.output"]
 
 
 def good_values(rng):
@@ -49,7 +50,8 @@ def good_values(rng):
         for name in ("x", "dy", "y", "residual", "out")
     }
     values |= {
-        name: rng.uniform(1, 2, 5) for name in ("mean", "var", "weight", "bias", "sum_dy", "sum_dy_xhat")
+        name: rng.uniform(1, 2, 5)
+        for name in ("mean", "var", "weight", "bias", "sum_dy", "sum_dy_xhat", "new_mean", "new_var")
     }
     values |= {"running": np.zeros(5), "value": rng.uniform(1, 2, 5), "momentum": 0.1, "scale": 1.0}
     values |= {"axis": 1, "eps": 1e-5, "activation": 1, "parameter": 0.0, "frozen": False, "dresidual": True}

@@ -14,7 +14,7 @@ from helpers.activations import RULES, number_and_parameter
 
 DTYPES = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": np.dtype("bfloat16")}
 LANES, SUB, BLOCK, GROUP, PAD, FLAT = 16, 256, 2048, 2048, 16, 64
-ROWS_OF_COEFS = 7
+MEAN_HI, SCALE, SHIFT, MEAN_DY, SLOPE, INVSTD, OFFSET, ROWS_OF_COEFS = range(8)
 TILE, STREAM, FROZEN = 1, 2, 4
 IDENTITY = 0
 ACTIVATIONS = {"identity": (IDENTITY, 0.0), **{name: number_and_parameter(name) for name in RULES}}
@@ -47,11 +47,19 @@ class Run(Structure):
     ]
 
 
+class Parts(Structure):
+    _fields_ = [
+        ("a", c_void_p),
+        ("b", c_void_p),
+        *((name, c_int64) for name in ("next_block", "next_channel", "blocks", "channels", "count")),
+    ]
+
+
 def slot(*arguments, result=None):
     return CFUNCTYPE(result, *arguments)
 
 
-SPAN, RUN, POINTER_, SIZE = POINTER(Span), POINTER(Run), c_void_p, c_int64
+SPAN, RUN, PARTS, POINTER_, SIZE = POINTER(Span), POINTER(Run), POINTER(Parts), c_void_p, c_int64
 
 
 class Table(Structure):
@@ -68,6 +76,8 @@ class Table(Structure):
         ("reduce_cl", slot(SPAN, POINTER_, POINTER_, POINTER_)),
         ("normalise", slot(SPAN)),
         ("input_grad", slot(SPAN)),
+        ("merge_moments", slot(PARTS, POINTER_, POINTER_)),
+        ("merge_sums", slot(PARTS, POINTER_, SIZE, POINTER_, POINTER_)),
         ("coefs_forward", slot(POINTER_, SIZE, SIZE, POINTER_, POINTER_, c_double, POINTER_, POINTER_)),
         ("coefs_backward", slot(POINTER_, SIZE, SIZE, POINTER_, POINTER_, c_double)),
         ("coefs_tile", slot(POINTER_, SIZE, POINTER_, SIZE, c_int, SIZE, SIZE, SIZE, SIZE)),
@@ -122,9 +132,8 @@ def scratch(width, rows):
 def coefs_of(dtype, channels, rng):
     """A table of coefficients, [7][channels + PAD], of values that are ordinary for the data that `numbers` makes."""
     values = rng.standard_normal((ROWS_OF_COEFS, channels + PAD)).astype(arithmetic(dtype))
-    values[1] *= 1e-8
-    values[4] = abs(values[4]) + 0.5
-    values[5:] *= 0.1
+    values[INVSTD] = abs(values[INVSTD]) + 0.5
+    values[[MEAN_DY, SLOPE, OFFSET]] *= 0.1
     return copy(values).reshape(values.shape)
 
 

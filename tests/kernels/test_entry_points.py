@@ -158,6 +158,26 @@ def test_results_in_the_models_memory_order():
         memory.empty_like([1.0])
 
 
+def test_both_running_statistics_at_once():
+    """As one after the other; what cannot be done at once is left alone."""
+    rng = np.random.default_rng(3)
+    mean, var, new_mean, new_var = rng.uniform(1, 2, (4, 200))
+    for dtype in (np.float64, np.float32, np.float16):
+        a, b, c, d = (np.repeat(v.astype(dtype), 2)[::2] for v in (mean, var, mean, var))
+        assert vectors.ema_update_both(a, new_mean, b, new_var, 0.3, 1.5)
+        vectors.ema_update(c, new_mean, 0.3, 1.0)
+        vectors.ema_update(d, new_var, 0.3, 1.5)
+        assert a.tobytes() == c.tobytes()
+        assert b.tobytes() == d.tobytes()
+        assert not np.array_equal(a, mean.astype(dtype))
+    fixed = var.copy()
+    fixed.flags.writeable = False
+    for odd in (var.astype(">f8"), var.tolist(), fixed, var[:3], var.reshape(2, 100)):
+        before = mean.copy()
+        assert not vectors.ema_update_both(mean, new_mean, odd, new_var, 0.3, 1.5)
+        assert np.array_equal(mean, before)
+
+
 def test_ema_update_refuses_what_it_cannot_write():
     running = np.ones(3)
     running.flags.writeable = False

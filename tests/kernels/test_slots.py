@@ -316,9 +316,59 @@ def test_coefficients(dtype, level):
                 found.append(coef)
             assert found[0].tobytes() == found[1].tobytes(), "NaN too: one for all"
             assert not found[0][:, n:].any(), "nothing beyond the channels"
-            tame = np.isfinite(mean) & (abs(mean) < 1e30)
-            hi, lo = (found[0][k, :n].astype(np.float64)[tame] for k in (0, 1))
-            assert hi + lo == pytest.approx(mean[tame], rel=1e-13)
+            rows = found[0][:, :n].astype(np.float64)
+            for c in np.flatnonzero(np.isfinite(rows[[slots.SCALE, slots.INVSTD, slots.MEAN_HI]]).all(0)):
+                rest = mean[c] - rows[slots.MEAN_HI, c]
+                largest = float(np.finfo(coef.dtype).max)
+                want = {slots.SHIFT: bias[c] - np.clip(rest * rows[slots.SCALE, c], -largest, largest)}
+                want[slots.OFFSET] = np.clip(rest * rows[slots.INVSTD, c], -largest, largest)
+                for row, value in want.items():
+                    with np.errstate(over="ignore"):
+                        value = float(coef.dtype.type(value))
+                    assert rows[row, c] == pytest.approx(value, rel=1e-6, nan_ok=True), (row, c)
+
+
+def merged(t, dtype, parts, coef, order):
+    """(mean, var) or with coefficients (sum dy, sum dy * xhat) of parts [2][blocks, channels], in one of two orders."""
+    a, b = (slots.copy(np.ascontiguousarray(part if order == "columns" else part.T)) for part in parts)
+    blocks, channels = parts[0].shape
+    steps = (channels, 1) if order == "columns" else (1, blocks)
+    how = slots.Parts(slots.address(a), slots.address(b), *steps, blocks, channels, (blocks - 1) * BLOCK + 77)
+    out = np.zeros((2, channels))
+    if coef is None:
+        t.merge_moments(how, slots.address(out), slots.address(out[1]))
+    else:
+        t.merge_sums(how, slots.address(coef), coef.shape[1], slots.address(out), slots.address(out[1]))
+    return out
+
+
+@each_table
+@pytest.mark.parametrize("blocks", [1, 2, 5])
+def test_blocks_to_channels(dtype, level, blocks):
+    fast, plain = tables(dtype, level)
+    rng = np.random.default_rng(12)
+    weights = np.array([BLOCK] * (blocks - 1) + [77.0])[:, None]
+    for channels in (1, 2, 7, 8, 63, 64, 65, 200):
+        mean, m2 = 5 + rng.standard_normal((blocks, channels)), rng.uniform(1, 2, (blocks, channels)) * weights
+        coef = slots.coefs_of(dtype, channels, rng)
+        coef[slots.OFFSET, ::2] = 0
+        for special in (False, True):
+            if special:
+                mean[0, ::3], mean[-1, 1::3], m2[0, ::2] = np.inf, np.nan, -np.inf
+            for table in (None, coef):
+                found = [merged(t, dtype, (mean, m2), table, o) for t in (fast, plain) for o in ("columns", "rows")]
+                assert all(same(a, found[0]) for a in found), (channels, special)
+            sums = found[0]
+            if not special:
+                whole = (weights * mean).sum(0) / weights.sum()
+                want = [whole, (m2 + weights * (mean - whole) ** 2).sum(0) / weights.sum()]
+                np.testing.assert_allclose(merged(fast, dtype, (mean, m2), None, "columns"), want, rtol=1e-13)
+                offset = coef[slots.OFFSET, :channels].astype(np.float64)
+                want = [mean.sum(0), m2.sum(0) - offset * mean.sum(0)]
+                np.testing.assert_allclose(sums, want, rtol=1e-12, atol=1e-12)
+            else:  # nothing is added where nothing was lost: Inf stays Inf
+                assert np.isposinf(sums[0, ::3]).all()
+                assert np.isneginf(sums[1, ::2]).all()
 
 
 @each_table
