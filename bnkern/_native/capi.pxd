@@ -133,6 +133,7 @@ cdef extern from "driver/plan.h" nogil:
         BN_GROUPS
         BN_BLOCKS
         BN_PANELS
+        BN_COLUMNS
         BN_NREDUCTION
 
     enum bn_elementwise:
@@ -154,7 +155,7 @@ cdef extern from "driver/plan.h" nogil:
     ctypedef struct bn_plan:
         bn_reduction reduction
         bn_elementwise elementwise
-        int threads, stream, backwards, from_cache
+        int threads, stream, backwards, from_memory, from_cache
         int64_t blocks, group, in_turn, window, piece, row_pieces, run_group, row_parts, chunk, flat, tile_width
         int64_t prefetch
 
