@@ -161,9 +161,12 @@ static int64_t flat_step(int64_t channels)
     return channels * BN_LANES / common;
 }
 
-static enum bn_elementwise elementwise_cl(const bn_problem *p, const bn_machine *m)
+/* Flat rows where channels are few, and where stores are streamed: they begin with a cache line. */
+static enum bn_elementwise elementwise_cl(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
 {
-    return m->elementwise != BN_ROWS && p->gapless && flat_step(p->channels) <= MOST_FLAT ? BN_FLAT_ROWS : BN_ROWS;
+    const int possible = p->gapless && flat_step(p->channels) <= MOST_FLAT;
+    if (m->elementwise == BN_ROWS || !possible) return BN_ROWS;
+    return m->elementwise == BN_FLAT_ROWS || plan->stream || p->channels < FLAT_WIDTH ? BN_FLAT_ROWS : BN_ROWS;
 }
 
 /* Columns of one panel where each thread does its own columns alone; 0 where the threads' shares would be uneven or
@@ -209,7 +212,7 @@ static void plan_cl(bn_plan *plan, const bn_problem *p, const bn_machine *m)
         row = plan->group * p->itemsize;
     }
     if (!writes(p)) return;
-    plan->elementwise = plan->reduction == BN_COLUMNS ? BN_ROWS : elementwise_cl(p, m);
+    plan->elementwise = plan->reduction == BN_COLUMNS ? BN_ROWS : elementwise_cl(p, m, plan);
     plan->chunk = max(LEAST_CHUNK, CHUNK_BYTES / row);
     if (plan->elementwise == BN_FLAT_ROWS) {
         const int64_t step = flat_step(p->channels);

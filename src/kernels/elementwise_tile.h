@@ -10,7 +10,8 @@
 
 #define STRIP_WIDTH 1024 /* columns whose coefficients stay in L1 */
 #define ROWS 4           /* short rows done together */
-#define SHORT_ROW_BYTES 1024
+/* Where a vector is less than a cache line, the other rows may push the line out before its second half is done. */
+#define SHORT_ROW_BYTES (VECTOR_BYTES == 64 ? 2048 : 512)
 
 /* ---- plain stores ------------------------------------------------------------------------------------------------ */
 
