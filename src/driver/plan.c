@@ -26,6 +26,7 @@
 #define CHUNK_BYTES (1 << 17) /* of one operand, in a unit of rows */
 #define LEAST_CHUNK 8         /* rows that a kernel takes together */
 #define FLAT_WIDTH 256        /* positions of a flat row, at least */
+#define SHORT_FLAT 512        /* positions of a row whose coefficients are soon repeated */
 #define MOST_FLAT (1 << 14)   /* at most: its coefficients would leave L2 */
 #define FLAT_CHUNK 32         /* flat rows of one unit, so that enough are taken together */
 #define COLUMNS_PANEL 256     /* channels of a panel that one thread does alone: its coefficients and sums stay in L1 */
@@ -161,12 +162,14 @@ static int64_t flat_step(int64_t channels)
     return channels * BN_LANES / common;
 }
 
-/* Flat rows where channels are few, and where stores are streamed: they begin with a cache line. */
+/* Flat rows where stores are streamed, because they begin with a cache line; in caches only where channels are few and
+ * the table of coefficients soon filled. */
 static enum bn_elementwise elementwise_cl(const bn_problem *p, const bn_machine *m, const bn_plan *plan)
 {
-    const int possible = p->gapless && flat_step(p->channels) <= MOST_FLAT;
+    const int64_t step = flat_step(p->channels);
+    const int possible = p->gapless && step <= MOST_FLAT, pays = p->channels < FLAT_WIDTH && step <= SHORT_FLAT;
     if (m->elementwise == BN_ROWS || !possible) return BN_ROWS;
-    return m->elementwise == BN_FLAT_ROWS || plan->stream || p->channels < FLAT_WIDTH ? BN_FLAT_ROWS : BN_ROWS;
+    return m->elementwise == BN_FLAT_ROWS || plan->stream || pays ? BN_FLAT_ROWS : BN_ROWS;
 }
 
 /* Columns of one panel where each thread does its own columns alone; 0 where the threads' shares would be uneven or
