@@ -19,22 +19,23 @@
 #define TILE_PREFETCH 8              /* rows ahead */
 #define LEAST_PIECE (1 << 12)        /* elements of a unit of runs */
 #define MOST_PIECE (1 << 16)
-#define PIECES 8              /* for each thread, so that one that is late holds up little */
-#define GAPPED_PANEL 128      /* channels where rows may have to be copied: a thread's copies stay in L2 */
-#define LEAST_PANEL 64        /* channels */
-#define PANEL_STEP 16         /* panels begin on a vector of every level */
-#define CHUNK_BYTES (1 << 17) /* of one operand, in a unit of rows */
-#define LEAST_CHUNK 8         /* rows that a kernel takes together */
-#define FLAT_WIDTH 256        /* positions of a flat row, at least */
-#define SHORT_FLAT 512        /* positions of a row whose coefficients are soon repeated */
-#define MOST_FLAT (1 << 14)   /* at most: its coefficients would leave L2 */
-#define FLAT_CHUNK 32         /* flat rows of one unit, so that enough are taken together */
-#define COLUMNS_PANEL 256     /* channels of a panel that one thread does alone: its coefficients and sums stay in L1 */
-#define LEAST_COLUMNS 512     /* bytes of a row in each thread, where its columns are its own */
-#define CACHE_LINE 64         /* a row of a panel that shares one with its neighbour is better not streamed */
-#define UNEVEN_BLOCKS 8       /* for each thread: with more, one more or less makes no difference */
-#define FEW_ELEMENTS 512      /* of a channel: both passes over a panel find it in L2 */
-#define ROWS_AHEAD (1 << 12)  /* bytes that whole rows ahead amount to, at least */
+#define PIECES 8                     /* for each thread, so that one that is late holds up little */
+#define GAPPED_PANEL 128             /* channels where rows may have to be copied: a thread's copies stay in L2 */
+#define LEAST_PANEL 64               /* channels */
+#define PANEL_STEP 16                /* panels begin on a vector of every level */
+#define CHUNK_BYTES (1 << 17)        /* of one operand, in a unit of rows */
+#define STREAM_CHUNK_BYTES (1 << 20) /* backwards chunk by chunk: the fewer, the longer memory is read in order */
+#define LEAST_CHUNK 8                /* rows of one unit, at least */
+#define FLAT_WIDTH 256               /* positions of a flat row, at least */
+#define SHORT_FLAT 512               /* positions of a row whose coefficients are soon repeated */
+#define MOST_FLAT (1 << 14)          /* at most: its coefficients would leave L2 */
+#define FLAT_CHUNK 32                /* flat rows of one unit, at least */
+#define COLUMNS_PANEL 256    /* channels of a panel that one thread does alone: its coefficients and sums stay in L1 */
+#define LEAST_COLUMNS 512    /* bytes of a row in each thread, where its columns are its own */
+#define CACHE_LINE 64        /* a row of a panel that shares one with its neighbour is better not streamed */
+#define UNEVEN_BLOCKS 8      /* for each thread: with more, one more or less makes no difference */
+#define FEW_ELEMENTS 512     /* of a channel: both passes over a panel find it in L2 */
+#define ROWS_AHEAD (1 << 12) /* bytes that whole rows ahead amount to, at least */
 
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -216,7 +217,7 @@ static void plan_cl(bn_plan *plan, const bn_problem *p, const bn_machine *m)
     }
     if (!writes(p)) return;
     plan->elementwise = plan->reduction == BN_COLUMNS ? BN_ROWS : elementwise_cl(p, m, plan);
-    plan->chunk = max(LEAST_CHUNK, CHUNK_BYTES / row);
+    plan->chunk = max(LEAST_CHUNK, (plan->stream ? STREAM_CHUNK_BYTES : CHUNK_BYTES) / row);
     if (plan->elementwise == BN_FLAT_ROWS) {
         const int64_t step = flat_step(p->channels);
         plan->flat = step * ceil_div(min(FLAT_WIDTH, p->channels * p->count), step);
