@@ -147,6 +147,7 @@ cdef extern from "driver/plan.h" nogil:
         BN_GROUPS
         BN_SLABS
         BN_PANELS
+        BN_COLUMNS
         BN_NREDUCTION
 
     enum bn_elementwise:
@@ -168,7 +169,7 @@ cdef extern from "driver/plan.h" nogil:
     ctypedef struct bn_plan:
         bn_reduction reduction
         bn_elementwise elementwise
-        int threads, stream, backwards, from_cache
+        int threads, stream, backwards, from_memory, from_cache
         int64_t blocks, group, in_turn, piece, row_pieces, run_group, row_parts, chunk, flat, tile_width
         int64_t period, prefetch, joined, slab_channels, slab_blocks
 

@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 from bnkern._native.capi cimport *
 from bnkern._native.coefs cimport coefs_from_saved, finish_reduction
-from bnkern._native.elementwise cimport run_chunk, run_group, run_piece
+from bnkern._native.elementwise cimport run_chunk, run_columns, run_group, run_piece
 from bnkern._native.job cimport *
 from bnkern._native.plan cimport call_begins, call_ends, threads_of
 from bnkern._native.reduction cimport joined_scratch, reduce_panel, reduce_rows
@@ -167,9 +167,10 @@ cdef worker next_worker(Job *job) noexcept nogil:
     """What all threads do next: coefficients, then reduce, finish, elementwise. NULL: done."""
     while job.phase != PHASE_DONE and not job.stop:
         if job.phase == PHASE_BEGIN:
-            job.phase = PHASE_DONE if job.plan.reduction == BN_GROUPS else PHASE_REDUCE
-            if job.plan.reduction == BN_GROUPS:
-                return work_groups
+            job.phase = PHASE_REDUCE
+            if job.plan.reduction == BN_GROUPS or job.plan.reduction == BN_COLUMNS:
+                job.phase = PHASE_DONE
+                return work_groups if job.plan.reduction == BN_GROUPS else work_columns
             if not job.passes & BN_STATS:
                 return work_coefs
         elif job.phase == PHASE_REDUCE:
@@ -262,14 +263,61 @@ cdef void work_slabs(Job *job, int t) noexcept nogil:
 
 cdef void work_panels(Job *job, int t) noexcept nogil:
     cdef int64_t channels = job.shape.channels, panel = job.plan.group, panels = ceil_div(channels, panel)
-    cdef int64_t units = job.plan.blocks * panels, unit, c, at
+    cdef int64_t blocks = job.plan.blocks, units = blocks * panels, unit, c, at
     for unit in range(share(job, units, t), share(job, units, t + 1)):
         if stopped(job, t):
             return
-        c = unit % panels * panel
-        at = unit // panels * channels + c
-        reduce_panel(job, c, minimum(panel, channels - c), unit // panels, job.part_a + at, job.part_b + at,
+        c = unit // blocks * panel
+        at = unit % blocks * channels + c
+        reduce_panel(job, c, minimum(panel, channels - c), unit % blocks, job.part_a + at, job.part_b + at,
                      thread_scratch(job, t))
+
+
+cdef inline int64_t in_order(Job *job, int64_t k, int64_t begin, int64_t end) noexcept nogil:
+    """Unit k of begin .. end-1, from the end where the reduction has just been there."""
+    return end - 1 - (k - begin) if job.plan.backwards else k
+
+
+cdef inline int64_t columns_of_a_line(Job *job) noexcept nogil:
+    return LINE // job.shape.itemsize
+
+
+cdef int64_t panel_border(Job *job, int64_t unit) noexcept nogil:
+    """Where panel `unit` begins: on a cache line of the output, so that no two threads write to one."""
+    cdef bn_operand *out = &job.operands[BN_OPERAND_OUT]
+    cdef int64_t at = unit * job.plan.group
+    if at >= job.shape.channels or at == 0 or out.stride[job.shape.nd - 1] % LINE != 0:
+        return minimum(at, job.shape.channels)
+    return at - <int64_t> out.data % LINE // job.shape.itemsize
+
+
+cdef void work_columns(Job *job, int t) noexcept nogil:
+    """All passes over one panel of channels after the other: what a thread has read is in its own caches.
+
+    Scratch: the results of the panel's blocks, then what a block needs.
+    """
+    cdef int64_t channels = job.shape.channels, panel = job.plan.group, panels = ceil_div(channels, panel)
+    cdef int64_t blocks = job.plan.blocks, chunk = job.plan.chunk, chunks, unit, c0, c1, width, k, at
+    cdef double *a = <double *> thread_scratch(job, t)
+    cdef double *b = a + (panel + columns_of_a_line(job)) * blocks
+    cdef char *scratch = <char *> (b + (panel + columns_of_a_line(job)) * blocks)
+    for unit in range(share(job, panels, t), share(job, panels, t + 1)):
+        c0 = panel_border(job, unit)
+        c1 = panel_border(job, unit + 1)
+        width = c1 - c0
+        if not job.passes & BN_STATS:
+            coefs_from_saved(job, c0, c1)
+        for k in range(blocks):
+            if stopped(job, t):
+                fence(job)
+                return
+            reduce_panel(job, c0, width, k, a + k * width, b + k * width, scratch)
+        finish_reduction(job, a, b, width, 1, c0, c1)
+        chunks = ceil_div(job.shape.count, chunk) if job.passes & BN_ELEMENTWISE else 0
+        for k in range(chunks):
+            at = in_order(job, k, 0, chunks) * chunk
+            run_columns(job, c0, c1, at, minimum(at + chunk, job.shape.count))
+    fence(job)
 
 
 cdef void work_finish(Job *job, int t) noexcept nogil:
@@ -279,11 +327,6 @@ cdef void work_finish(Job *job, int t) noexcept nogil:
         finish_reduction(job, job.part_a + c0 * blocks, job.part_b + c0 * blocks, 1, blocks, c0, c1)
     else:
         finish_reduction(job, job.part_a + c0, job.part_b + c0, channels, 1, c0, c1)
-
-
-cdef inline int64_t in_order(Job *job, int64_t k, int64_t begin, int64_t end) noexcept nogil:
-    """Unit k of begin .. end-1, from the end where the reduction has just been there."""
-    return end - 1 - (k - begin) if job.plan.backwards else k
 
 
 cdef void work_runs(Job *job, int t) noexcept nogil:
@@ -320,17 +363,18 @@ cdef void work_tiled_rows(Job *job, int t) noexcept nogil:
 
 
 cdef void work_rows(Job *job, int t) noexcept nogil:
-    """Units are chunks of rows, or of the periods of flat rows."""
-    cdef int64_t rows = job.shape.count, chunk = job.plan.chunk, units, k, at
+    """Rows, or the periods of flat rows, shared out to the row and taken in chunks."""
+    cdef int64_t rows = job.shape.count, chunk = job.plan.chunk, begin, end, chunks, k, at
     if job.plan.elementwise == BN_FLAT_ROWS:
         rows = rows * job.shape.channels // job.plan.period
-    units = ceil_div(rows, chunk)
-    cdef int64_t begin = share(job, units, t), end = share(job, units, t + 1)
-    for k in range(begin, end):
+    begin = share(job, rows, t)
+    end = share(job, rows, t + 1)
+    chunks = ceil_div(end - begin, chunk)
+    for k in range(chunks):
         if stopped(job, t):
             break
-        at = in_order(job, k, begin, end) * chunk
-        run_chunk(job, at, minimum(at + chunk, rows))
+        at = begin + in_order(job, k, 0, chunks) * chunk
+        run_chunk(job, at, minimum(at + chunk, end))
     fence(job)
 
 
@@ -360,15 +404,19 @@ cdef size_t scratch_of_a_thread(Job *job, size_t tile) noexcept nogil:
     """What the reduction's worker lays out, or the tile of short rows; a group needs one after the other."""
     cdef bn_plan *plan = &job.plan
     cdef size_t item = job.kernels.arithsize, bytes = tile if plan.elementwise == BN_TILED_ROWS else 0
-    cdef size_t rows = minimum(BN_BLOCK, job.shape.count)
-    if plan.reduction == BN_PANELS:
-        bytes = round_up(bn_columns_scratch(plan.group, rows))
+    cdef size_t rows = minimum(BN_BLOCK, job.shape.count), width = plan.group
+    if plan.reduction == BN_COLUMNS:
+        width += columns_of_a_line(job)
+    if plan.reduction == BN_PANELS or plan.reduction == BN_COLUMNS:
+        bytes = round_up(bn_columns_scratch(width, rows))
         if job.shape.nd > 1:  # copies of rows that cross a gap
-            bytes += 3 * rows * plan.group * item
+            bytes += 3 * rows * width * item
     elif plan.reduction != BN_NO_REDUCTION:
         bytes = maximum(bytes, 3 * (BN_BLOCK + BN_LANES) * item)  # copies of a block
         if plan.joined:
             bytes = maximum(bytes, joined_scratch(job))
+    if plan.reduction == BN_COLUMNS:
+        bytes += 2 * width * plan.blocks * sizeof(double)
     if plan.reduction == BN_GROUPS:
         bytes += plan.group * (sizeof(bn_sums) + 2 * plan.blocks * sizeof(double))
     elif plan.reduction == BN_SLABS:

@@ -93,16 +93,21 @@ cdef void run_piece(Job *job, int64_t c, int64_t i, int64_t n) noexcept nogil:
 
 # ---- channels last ------------------------------------------------------------------------------------------------
 
-cdef void run_chunk(Job *job, int64_t i, int64_t end) noexcept nogil:
-    """Elements i .. end-1 of all channels, channels without gaps; or these periods of flat rows."""
-    cdef int64_t channels = job.shape.channels, n
-    if job.plan.elementwise == BN_FLAT_ROWS:
-        run_flat(job, i * job.plan.period, end * job.plan.period)
-        return
+cdef void run_columns(Job *job, int64_t c0, int64_t c1, int64_t i, int64_t end) noexcept nogil:
+    """Elements i .. end-1 of channels c0 .. c1-1, channels without gaps."""
+    cdef int64_t n
     while i < end:
         n = bn_run_length(&job.shape, i, end - i)
-        run_rows(job, 0, i, n, 1, channels, job.shape.nd - 1, job.coef, job.cs, BN_TILE, 0)
+        run_rows(job, c0, i, n, 1, c1 - c0, job.shape.nd - 1, coef_of(job, c0), job.cs, BN_TILE, job.plan.prefetch)
         i += n
+
+
+cdef void run_chunk(Job *job, int64_t i, int64_t end) noexcept nogil:
+    """Elements i .. end-1 of all channels, channels without gaps; or these periods of flat rows."""
+    if job.plan.elementwise == BN_FLAT_ROWS:
+        run_flat(job, i * job.plan.period, end * job.plan.period)
+    else:
+        run_columns(job, 0, job.shape.channels, i, end)
 
 
 cdef void run_flat(Job *job, int64_t at, int64_t end) noexcept nogil:

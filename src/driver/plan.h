@@ -23,9 +23,10 @@ enum {
 
 enum bn_reduction {
     BN_NO_REDUCTION,
-    BN_GROUPS, /* channels first: one thread does all of a group of channels, both passes, before its next group */
-    BN_SLABS, /* channels first: some blocks of many channels, read as they lie, are shared out, and merged afterwards */
-    BN_PANELS, /* channels last: blocks of a panel of channels are shared out, and merged afterwards */
+    BN_GROUPS,  /* channels first: one thread does all of a group of channels, both passes, before its next group */
+    BN_SLABS,   /* channels first: some blocks of many channels, read as they lie, are shared out, merged afterwards */
+    BN_PANELS,  /* channels last: blocks of a panel of channels are shared out, and merged afterwards */
+    BN_COLUMNS, /* channels last: one thread does all of a panel of channels, both passes, before its next panel */
     BN_NREDUCTION
 };
 
@@ -67,6 +68,7 @@ typedef struct bn_plan {
     int threads;
     int stream;      /* non-temporal stores */
     int backwards;   /* the elementwise pass ends where the reduction began: what was read last is still in cache */
+    int from_memory; /* panels, columns: what the reduction reads is in no cache */
     int from_cache;  /* what the elementwise pass reads again is still in cache */
     int64_t blocks;  /* of BN_BLOCK elements, in a channel */
     int64_t group;   /* channels taken together: a group, a tile, a panel */
@@ -77,7 +79,7 @@ typedef struct bn_plan {
     int64_t row_pieces;                 /* runs: units of a long row */
     int64_t run_group;                  /* runs: whole channels of one unit */
     int64_t row_parts;                  /* tiled rows: units that share the rows of a tile */
-    int64_t chunk;                      /* rows: elements of the sequence in one unit; flat rows: periods */
+    int64_t chunk;                      /* rows: elements of the sequence taken at a time; flat rows: periods */
     int64_t flat;                       /* flat rows: positions of a row */
     int64_t period;                     /* flat rows: positions after which coefficients repeat */
     int64_t tile_width;                 /* columns of a coefficient tile */

@@ -197,6 +197,7 @@ cdef void reduce_panel(Job *job, int64_t c, int64_t width, int64_t k, double *a,
     span.coef = coef_of(job, c)
     span.cs = job.cs
     span.flags = job.flags
+    span.prefetch = job.plan.from_memory
     span.activation = job.activation
     span.parameter = job.parameter
     if job.passes & BN_STATS:

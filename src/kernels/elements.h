@@ -17,6 +17,9 @@
 /* What a span has, beside the flags of kernels.h. */
 enum { HAS_X = 16, HAS_DY = 32, HAS_RESIDUAL = 64, HAS_Y = 128, HAS_DRESIDUAL = 256 };
 
+/* What is loaded: W elements, or (simd.h) the first or the second half of a pair of vectors. */
+enum { NO_PAIR, FIRST_OF_PAIR, SECOND_OF_PAIR };
+
 /* Which variant of a pass. Passes are compiled for the common ones, in which all of this is constant after inlining,
  * and once for all the others, in which it is looked at for every vector: branches that a processor predicts. */
 typedef struct {
@@ -25,12 +28,9 @@ typedef struct {
     int pair; /* known when compiled, always: NO_PAIR unless a pass says otherwise */
 } variant;
 
-INLINE variant common(int flags, int activation) { return (variant){flags, activation, 0, 0}; }
+INLINE variant common(int flags, int activation) { return (variant){flags, activation, 0, NO_PAIR}; }
 
 INLINE int is_variant(variant v, int flags, int activation) { return v.flags == flags && v.activation == activation; }
-
-/* W elements, or where a pair is under way (simd.h) the first or the second half of 2 W. */
-enum { NO_PAIR, FIRST_OF_PAIR, SECOND_OF_PAIR };
 
 INLINE vec load_as(const T *p, variant v) { return v.pair ? load_of_pair(p, v.pair == SECOND_OF_PAIR) : load(p); }
 

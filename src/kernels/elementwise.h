@@ -1,8 +1,7 @@
 /* The loop nest of the element-wise passes: their results over the rows of a span, native vectors throughout.
  *
- * A row is `channels` runs of `width` elements, one coefficient each, or (BN_TILE) `width` columns with a coefficient
- * each. In tiles several rows are done together, a cache line of each in turn, so that coefficients are loaded once
- * for all of them: loading them for every row costs more than the data does.
+ * A row is `channels` runs of `width` elements, one coefficient each, or (BN_TILE, elementwise_tile.h) `width` columns
+ * with a coefficient each.
  * Plain stores: the last vector of a run overlaps the one before; it is computed first and stored last, so that a row
  * may be written in place. Streaming stores (never in place) write whole cache lines only, also those in which one
  * channel ends and the next begins; what is left at the ends of a row is stored to the element, because a plain store
@@ -13,8 +12,6 @@
 
 #include "elements.h"
 
-#define ROWS 8                       /* rows done together */
-#define STRIP_WIDTH 1024             /* columns whose coefficients stay in L1 */
 #define LINE ((int)(64 / sizeof(T))) /* columns of a cache line */
 
 /* The results of the W columns from j on; `second` is used only where HAS_DRESIDUAL. Each pass defines its own. */
@@ -51,12 +48,17 @@ INLINE void write_vec(const row *p, int64_t j, const coefs *c, variant v)
     if (v.flags & HAS_DRESIDUAL) store(p->dresidual + j, second);
 }
 
+/* May both outputs be streamed, in the cache lines of one? */
+INLINE int aligned_alike(const row *p) { return ((uintptr_t)p->dresidual ^ (uintptr_t)p->out) % 64 == 0; }
+
 INLINE void stream_results(const row *p, int64_t j, const coefs *c, variant v)
 {
     vec first, second;
     results(p, j, c, v, &first, &second);
     stream(p->out + j, first);
-    if (v.flags & HAS_DRESIDUAL) store(p->dresidual + j, second);
+    if (!(v.flags & HAS_DRESIDUAL)) return;
+    if (aligned_alike(p)) stream(p->dresidual + j, second);
+    else store(p->dresidual + j, second);
 }
 
 /* The results of 2 W columns of one channel, as pairs. */
@@ -93,6 +95,8 @@ INLINE void fetch(const row *p, int64_t j, int64_t ahead, int flags)
     if (!ahead) return;
     if (flags & HAS_X) __builtin_prefetch((const char *)(p->x + j) + ahead, 0, 2);
     if (flags & HAS_DY) __builtin_prefetch((const char *)(p->dy + j) + ahead, 0, 2);
+    if (flags & HAS_RESIDUAL) __builtin_prefetch((const char *)(p->residual + j) + ahead, 0, 2);
+    if (flags & HAS_Y) __builtin_prefetch((const char *)(p->y + j) + ahead, 0, 2);
 }
 
 /* The coefficients from column j of a tile on; those of a channel, c, are the same everywhere. */
@@ -136,7 +140,7 @@ RARE void short_run(row p, int64_t width, const A *coef, int64_t cs, variant v)
     if (v.flags & HAS_DRESIDUAL) memcpy(p.dresidual, dresidual, bytes);
 }
 
-/* Row i of a tile or of channels. */
+/* Row i of channels. */
 INLINE void plain_row(const bn_span *a, int64_t i, variant v)
 {
     const A *coef = a->coef;
@@ -144,27 +148,6 @@ INLINE void plain_row(const bn_span *a, int64_t i, variant v)
         const row p = row_at(a, i, k * a->width, v.flags);
         if (a->width >= W) plain_run(&p, a->width, coef, a->cs, v);
         else short_run(p, a->width, coef, a->cs, v);
-    }
-}
-
-/* Rows i .. i + ROWS - 1 of a tile. */
-INLINE void plain_rows_of_tile(const bn_span *a, int64_t i, variant v)
-{
-    const int64_t width = a->width, cs = a->cs;
-    const A *coef = a->coef;
-    vec first[ROWS], second[ROWS];
-    coefs c = coefs_of_columns(coef + width - W, cs);
-    row p = row_at(a, i, width - W, v.flags);
-    for (int t = 0; t < ROWS; t++, next_row(&p, a, v.flags)) results(&p, 0, &c, v, first + t, second + t);
-    for (int64_t j = 0; j + W <= width; j += W) {
-        c = coefs_of_columns(coef + j, cs);
-        p = row_at(a, i, j, v.flags);
-        for (int t = 0; t < ROWS; t++, next_row(&p, a, v.flags)) write_vec(&p, 0, &c, v);
-    }
-    p = row_at(a, i, width - W, v.flags);
-    for (int t = 0; t < ROWS; t++, next_row(&p, a, v.flags)) {
-        store(p.out, first[t]);
-        if (v.flags & HAS_DRESIDUAL) store(p.dresidual, second[t]);
     }
 }
 
@@ -227,60 +210,9 @@ INLINE void stream_channels(const bn_span *a, int64_t i, variant v)
     if (j < total) ragged(p, j, total, total, coef, cs, v);
 }
 
-/* The lines of a tile's row that begin in columns from .. to-1. */
-INLINE void stream_tile(const bn_span *a, int64_t i, int64_t from, int64_t to, variant v)
-{
-    const row p = row_at(a, i, 0, v.flags);
-    const int64_t cs = a->cs, width = a->width;
-    const A *coef = a->coef;
-    const int64_t head = head_of(p.out), end = head + (width - head) / LINE * LINE;
-    if (from == 0 && head > 0) ragged(p, 0, head, width, coef, cs, v);
-    for (int64_t j = from < head ? head : from + (LINE - (from - head) % LINE) % LINE; j < to && j < end; j += LINE) {
-        fetch(&p, j, a->prefetch, v.flags);
-        for (int k = 0; k < LINE; k += W) {
-            const coefs c = coefs_of_columns(coef + j + k, cs);
-            stream_results(&p, j + k, &c, v);
-        }
-    }
-    if (to == width && end < width) ragged(p, end, width, width, coef, cs, v);
-}
-
-/* Rows i .. i + ROWS - 1 of a tile, all aligned alike. */
-INLINE void stream_rows_of_tile(const bn_span *a, int64_t i, variant v)
-{
-    const int64_t width = a->width, cs = a->cs;
-    const A *coef = a->coef;
-    const int64_t head = head_of((T *)a->out + i * a->outs), end = head + (width - head) / LINE * LINE;
-    row p = row_at(a, i, 0, v.flags);
-    for (int t = 0; t < ROWS && end - head < width; t++, next_row(&p, a, v.flags)) {
-        ragged(p, 0, head, width, coef, cs, v);
-        ragged(p, end, width, width, coef, cs, v);
-    }
-    for (int64_t j = head; j < end; j += LINE) {
-        const coefs c0 = coefs_of_columns(coef + j, cs), c1 = coefs_of_columns(coef + j + W % LINE, cs);
-        p = row_at(a, i, j, v.flags);
-        for (int t = 0; t < ROWS; t++, next_row(&p, a, v.flags)) {
-            fetch(&p, 0, a->prefetch, v.flags);
-            stream_results(&p, 0, &c0, v);
-            if (LINE > W) stream_results(&p, W, &c1, v);
-            for (int k = 2 * W; k < LINE; k += W) {
-                const coefs c = coefs_of_columns(coef + j + k, cs);
-                stream_results(&p, k, &c, v);
-            }
-        }
-    }
-}
-
 /* ---- spans ------------------------------------------------------------------------------------------------------- */
 
-/* Are ROWS rows better done together than one after the other, in the order of memory? Streamed, all must be aligned
- * alike, and not fall on the same places of the caches. */
-INLINE int together(const bn_span *a, int streams)
-{
-    const int64_t step = a->outs * (int64_t)sizeof(T);
-    const int alike = step % 64 == 0 && a->width <= 2 * STRIP_WIDTH && !(a->width >= 256 && step % 2048 == 0);
-    return a->width >= W && (alike || !streams);
-}
+#include "elementwise_tile.h"
 
 /* `v` is a constant after inlining, unless it is the variant for all the others; a copy of the span lets the compiler
  * see that stores do not change it. */
@@ -288,22 +220,15 @@ INLINE void run_span(const bn_span *span, variant v)
 {
     const bn_span b = *span, *a = &b;
     const int streams = a->flags & BN_STREAM && a->width >= LINE && a->channels * a->width >= 4 * LINE;
-    int64_t i = 0;
     assert(a->out && a->coef && a->rows >= 0 && a->channels > 0 && a->width > 0);
     assert((uintptr_t)a->out % sizeof(T) == 0 && !(v.flags & BN_TILE && a->channels != 1));
     assert(!streams || (a->out != a->x && a->out != a->dy && a->out != a->residual && a->out != a->y));
-    if (v.flags & BN_TILE && together(a, streams))
-        for (; i + ROWS <= a->rows; i += ROWS) {
-            if (streams) stream_rows_of_tile(a, i, v);
-            else plain_rows_of_tile(a, i, v);
-        }
-    if (v.flags & BN_TILE && streams) {
-        for (int64_t j = 0; j < a->width; j += STRIP_WIDTH)
-            for (int64_t k = i; k < a->rows; k++)
-                stream_tile(a, k, j, j + STRIP_WIDTH < a->width ? j + STRIP_WIDTH : a->width, v);
+    if (v.flags & BN_TILE) {
+        if (streams) stream_tile(a, v);
+        else plain_tile(a, v);
         return;
     }
-    for (; i < a->rows; i++) {
+    for (int64_t i = 0; i < a->rows; i++) {
         if (streams) stream_channels(a, i, v);
         else plain_row(a, i, v);
     }

@@ -42,7 +42,7 @@ typedef struct bn_span {
     int64_t rows, channels, width;
     const void *coef;
     int64_t cs;
-    int64_t prefetch; /* bytes ahead of the inputs to fetch into L2; 0: none */
+    int64_t prefetch; /* bytes ahead of the inputs to fetch into L2; reductions: not 0 where they come from memory */
     int flags, activation;
     double parameter; /* of the activation */
 } bn_span;

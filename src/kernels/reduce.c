@@ -47,6 +47,13 @@ void BN_NAME(reduce_end)(bn_sums *z, int64_t n, double *sum_dy, double *sum_dy_x
     *sum_dy_xhat = total(z->b);
 }
 
+/* Every activation, its z computed or read, is a variant of its own: to look it up for each vector costs as much as the
+ * sums. */
+#define COLUMNS_VARIANT(NAME, forward, gradient)                                          \
+    case BN_##NAME: add_columns(a, coef, cs, flat, RUN_TIME(BOTH, BN_##NAME), &z); break; \
+    case BN_##NAME + BN_NACTIVATION: add_columns(a, coef, cs, flat, RUN_TIME(BOTH | HAS_Y, BN_##NAME), &z); break;
+#define RUN_TIME(flags, activation) ((variant){flags, activation, v.parameter, NO_PAIR})
+
 void BN_NAME(reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, void *scratch)
 {
     struct columns_scratch z = columns_scratch(scratch, a->width);
@@ -65,10 +72,9 @@ void BN_NAME(reduce_cl)(const bn_span *a, double *sum_dy, double *sum_dy_xhat, v
         coef = z.coef;
         cs = z.cs;
     }
-    if (is_variant(v, BOTH, BN_IDENTITY)) add_columns(a, coef, cs, flat, common(BOTH, BN_IDENTITY), &z);
-    else if (is_variant(v, BOTH, BN_RELU)) add_columns(a, coef, cs, flat, common(BOTH, BN_RELU), &z);
-    else if (is_variant(v, BOTH | HAS_Y, BN_RELU)) add_columns(a, coef, cs, flat, common(BOTH | HAS_Y, BN_RELU), &z);
-    else add_columns(a, coef, cs, flat, v, &z);
+    switch (v.activation + (v.flags & HAS_Y ? BN_NACTIVATION : 0)) {
+        BN_ACTIVATIONS(COLUMNS_VARIANT)
+    }
     for (int64_t c = 0; c < w; c++) {
         sum_dy[c] = column_total(z.acc_s, w, c);
         sum_dy_xhat[c] = column_total(z.acc_q, w, c);

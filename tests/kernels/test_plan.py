@@ -14,7 +14,7 @@ from bnkern._native import cpu
 from bnkern._native import plan as plans
 
 CF_STRATEGIES = ["groups + runs", "groups + tiled rows", "slabs + runs", "slabs + tiled rows", "slabs + flat rows"]
-CL_STRATEGIES = ["panels + rows", "panels + flat rows"]
+CL_STRATEGIES = ["panels + rows", "panels + flat rows", "columns + rows"]
 MIB = 1 << 20
 
 
@@ -87,11 +87,13 @@ CHOSEN = {
     "slabs + flat rows": plan((64_000, 16, 7)),  # a group's rows would be few bytes, far apart
     "slabs + tiled rows": plan((4_000, 4096, 7)),  # all channels' coefficients would leave the cache
     "tiled rows": plan((64, 4096, 9), op="input_grad"),
-    "panels + rows": plan((4, 20_000), last=True),  # a coefficient for each column is too wide to be laid out flat
+    "panels + rows": plan((600, 20_000), last=True),  # a coefficient for each column is too wide to be laid out flat
     "rows": plan((4, 20_000), last=True, op="normalise"),
     "panels + flat rows": plan((32, 56, 56, 64), last=True),
     "flat rows": plan((32, 56, 56, 64), last=True, op="input_grad"),
     "panels": plan((32, 56, 56, 64), last=True, op="stats"),
+    "columns + rows": plan((128, 8192), last=True),  # few rows: a panel stays in its thread's caches
+    "columns": plan((128, 8192), last=True, op="stats"),
 }
 
 
@@ -136,7 +138,7 @@ def test_a_strategy_can_be_forced_channels_last(strategy):
 def test_what_the_layout_does_not_allow_is_not_forced():
     with plans.forced(strategy="groups + tiled rows"):
         assert plan((64, 4, 4096))["strategy"] == "groups + runs", "rows longer than a tile"
-        assert plan((64, 512), last=True)["strategy"] == "panels + flat rows"
+        assert plan((640, 48), last=True)["strategy"] == "panels + flat rows"
 
 
 def test_where_outputs_are_streamed():

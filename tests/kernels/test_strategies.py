@@ -18,9 +18,9 @@ CF_SHAPES = [
     *[(3, 5, 1), (9, 7, 3), (700, 3, 7), (5, 6, 15), (5, 37, 16), (150, 11, 31)],
     *[(4, 7, 33), (3, 5, 130), (2, 3, 519), (3, 2, 2100)],
 ]
-CL_SHAPES = [(5, 3), (1, 40), (70, 17), (300, 5), (33, 64), (2100, 3), (9, 130), (5, 2100)]
+CL_SHAPES = [(5, 3), (1, 40), (70, 17), (300, 5), (33, 64), (2100, 3), (9, 130), (5, 2100), (530, 70), (6, 544)]
 CF = [f"{r} + {e}" for r in ("groups", "slabs") for e in ("runs", "tiled rows")] + ["slabs + flat rows"]
-CL = ["panels + rows", "panels + flat rows"]
+CL = ["panels + rows", "panels + flat rows", "columns + rows"]
 SMALL = {"grain": 1, "group_bytes": 4096}  # threads and groups on small arrays
 STREAM = {"cached": 1 << 60, "streamed": 0}
 PROBLEMS = [
