@@ -3,6 +3,9 @@ from libc.stdint cimport int64_t
 
 from bnkern._native.capi cimport *
 
+cdef enum:
+    LINE = 64  # bytes of a cache line: what two threads write never shares one
+
 ctypedef struct Job:
     # set by the caller; everything else zero
     const bn_kernels *kernels
@@ -54,6 +57,14 @@ cdef inline int64_t row_length(Job *job) noexcept nogil:
 
 cdef inline int64_t rows_per_channel(Job *job) noexcept nogil:
     return job.shape.count // row_length(job)
+
+
+cdef inline char *thread_scratch(Job *job, int t) noexcept nogil:
+    return job.scratch + t * job.scratch_bytes
+
+
+cdef inline int64_t columns_of_a_line(Job *job) noexcept nogil:
+    return LINE // job.shape.itemsize
 
 
 cdef inline char *coef_of(Job *job, int64_t c) noexcept nogil:
