@@ -1,6 +1,7 @@
 """Plans, without running a kernel: what is chosen for which problem, by name, and that every choice can be forced."""
 
 import itertools
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +185,7 @@ def test_groups_of_a_size_that_threads_can_share():
     for channels in (61, 64, 96, 100, 192, 300, 1000):
         found = plan((32, channels, 56, 56))
         assert found["strategy"] == "groups + runs"
-        slowest = -(-(-(-channels // found["group"])) // 2) * found["group"]
+        slowest = ceil(ceil(channels / found["group"]) / 2) * found["group"]
         assert slowest <= 0.55 * channels, (channels, found["group"])
 
 
