@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bnkern._activations import BY_NAME
-from bnkern.torch import functorch, ops, vmap
+from bnkern.torch import eager, functorch, ops, values, vmap
 
 Grads = tuple[Tensor | None, ...]
 
@@ -58,7 +58,7 @@ def _gradients(ctx: Any, dy: Tensor | None, frozen: bool, need: tuple[bool, ...]
     computed = (*need[:3], need[3] and active)
     found: Grads = (None, None, None, None)
     if any(computed):
-        found = called("batch_norm_backward")(dy, *ctx.saved_tensors, *ctx.how, frozen, *computed)
+        found = called("batch_norm_backward", dy, *ctx.saved_tensors, *ctx.how, frozen, *computed)
     dx, dweight, dbias, dresidual = (g if needed else None for g, needed in zip(found, computed, strict=True))
     return dx, dweight, dbias, dy if need[3] and not active else dresidual
 
@@ -174,6 +174,20 @@ _TWINS = {
 }
 
 
-def called(name: str) -> Any:
-    """The operator, or under torch.func its twin."""
-    return _TWINS[name] if functorch.transformed() else getattr(ops, name)
+_EAGER = {
+    "batch_norm_train": (values.train, eager.function("train", values.train, train_backward, setup_train)),
+    "batch_norm_inference": (
+        values.inference, eager.function("inference", values.inference, inference_backward, setup_inference)
+    ),
+    "batch_norm_backward": (values.backward, ops.batch_norm_backward),  # differentiated again: by the operator
+    "update_running": (values.update, values.update),
+}  # fmt: skip
+
+
+def called(name: str, *arguments: Any) -> Any:
+    """The operator on these arguments; under torch.func its twin, and in plain eager mode the values themselves."""
+    if eager.unwatched(arguments):
+        return eager.recorded(name, _EAGER[name][torch.is_grad_enabled()], arguments)
+    if name in _TWINS and functorch.transformed():
+        return _TWINS[name](*arguments)
+    return getattr(ops, name)(*arguments)

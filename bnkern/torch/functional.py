@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from bnkern._activations import ActivationSpec
-from bnkern.torch import autograd, ops
+from bnkern.torch import autograd
 
 
 def batch_norm(
@@ -77,17 +77,18 @@ def batch_norm(
                 "running_mean, running_var: expected tensors with training=False, which normalises by them, got None; "
                 "give them, or training=True"
             )
-        return autograd.called("batch_norm_inference")(
-            input, running_mean, running_var, weight, bias, residual, eps, name, slope
+        return autograd.called(
+            "batch_norm_inference", input, running_mean, running_var, weight, bias, residual, eps, name, slope
         )
     count = _count(input)
     if momentum is None and num_batches_tracked is None and running_mean is not None:
         raise ValueError("num_batches_tracked: expected a tensor with momentum=None (cumulative average), got None")
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean, running_var: expected both or neither, got one")
-    y, mean, var = autograd.called("batch_norm_train")(input, weight, bias, residual, eps, name, slope)
+    y, mean, var = autograd.called("batch_norm_train", input, weight, bias, residual, eps, name, slope)
     if running_mean is not None and running_var is not None and updates_running():
-        ops.update_running(running_mean, running_var, mean, var, count, momentum, num_batches_tracked)
+        given = (running_mean, running_var, mean, var, count, momentum, num_batches_tracked)
+        autograd.called("update_running", *given)
     return y
 
 

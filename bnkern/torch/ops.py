@@ -5,93 +5,20 @@ because PyTorch lets an operator be differentiated or write, not both; this way 
 is written, a checkpoint can repeat the calculation without the write, and functorch can map both. What depends on
 values (a count of batches) is read inside an operator, so no graph breaks on it.
 
-Schemas are made of the annotations: keep them plain. `activation` is "" where there is none; `slope` is leaky_relu's.
-Gradients stand in autograd.py, the rules for vmap in vmap.py.
+What they compute stands in values.py, gradients in autograd.py, the rules for vmap in vmap.py.
 """
 
 import torch
 from torch import Tensor
 
-from bnkern._activations import ActivationSpec
-from bnkern._api.backward import batch_norm_backward as _backward
-from bnkern._api.forward import batch_norm_inference as _inference
-from bnkern._api.forward import batch_norm_train as _train
-from bnkern._api.parts import update_running as _update
-from bnkern._vectors import ema_update
-from bnkern.checks.parameters import momentum_factor
+from bnkern.torch import values
 
-NEEDS = ("x", "weight", "bias", "residual")
-
-
-@torch.library.custom_op("bnkern::batch_norm_train", mutates_args=())
-def batch_norm_train(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
-    eps: float, activation: str, slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, and the batch's mean and population variance."""
-    spec = spec_of(activation, slope)
-    y, stats = _train(x, weight=weight, bias=bias, eps=eps, activation=spec, residual=residual)
-    return _strided(y, x), stats.mean, stats.var
-
-
-@torch.library.custom_op("bnkern::batch_norm_inference", mutates_args=())
-def batch_norm_inference(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None,
-    residual: Tensor | None, eps: float, activation: str, slope: float,
-) -> Tensor:  # fmt: skip
-    """y by given statistics."""
-    given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    y = _inference(x, **given, eps=eps, activation=spec_of(activation, slope), residual=residual)
-    return _strided(y, x)
-
-
-@torch.library.custom_op("bnkern::batch_norm_backward", mutates_args=())
-def batch_norm_backward(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, y: Tensor | None,
-    eps: float, activation: str, slope: float, frozen: bool,
-    needs_x: bool, needs_weight: bool, needs_bias: bool, needs_residual: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """dx, dweight, dbias, dresidual; an empty tensor for what is not needed.
-
-    dresidual is asked for behind an activation alone: without one it is dy, and an operator may not return its input.
-    """
-    wanted = (needs_x, needs_weight, needs_bias, needs_residual)
-    needs = tuple(name for name, needed in zip(NEEDS, wanted, strict=True) if needed)
-    stats = (mean, var, None if frozen else x.numel() // x.shape[1] if x.shape[1] else 0)
-    dx, dweight, dbias, dresidual = _backward(
-        dy, x, stats, weight=weight, bias=bias, eps=eps, frozen=frozen,
-        activation=spec_of(activation, slope), y=y, needs=needs,
-    )  # fmt: skip
-    return (
-        _strided(dx, x) if needs_x else x.new_empty(0),
-        dweight if needs_weight else x.new_empty(0),
-        dbias if needs_bias else x.new_empty(0),
-        _strided(dresidual, x) if needs_residual else x.new_empty(0),
-    )
-
-
-@torch.library.custom_op("bnkern::update_running", mutates_args=("running_mean", "running_var"))
-def update_running(
-    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, count: int,
-    momentum: float | None, num_batches: Tensor | None,
-) -> None:  # fmt: skip
-    """Moves running statistics towards a batch's; momentum None is the average over `num_batches` batches."""
-    batches = None if momentum is not None or num_batches is None else int(num_batches)
-    if count > 1 and all(_plain(buffer, mean) for buffer in (running_mean, running_var)):
-        factor = momentum_factor(momentum, batches)
-        ema_update(running_mean, mean, factor, 1.0)
-        ema_update(running_var, var, factor, count / (count - 1))
-        return
-    given = {"running_mean": running_mean, "running_var": running_var, "momentum": momentum, "num_batches": batches}
-    new = _update((mean, var, count), **given)  # finds the words for what does not fit
-    running_mean.copy_(new[0])
-    running_var.copy_(new[1])
-
-
-def _plain(buffer: Tensor, like: Tensor) -> bool:
-    """Whether a buffer can be written where it lies without a further question."""
-    fits = type(buffer) is Tensor and buffer.shape == like.shape and buffer.device == like.device
-    return fits and buffer.is_contiguous() and buffer.dtype in (torch.float32, torch.float64)
+batch_norm_train = torch.library.custom_op("bnkern::batch_norm_train", values.train, mutates_args=())
+batch_norm_inference = torch.library.custom_op("bnkern::batch_norm_inference", values.inference, mutates_args=())
+batch_norm_backward = torch.library.custom_op("bnkern::batch_norm_backward", values.backward, mutates_args=())
+update_running = torch.library.custom_op(
+    "bnkern::update_running", values.update, mutates_args=("running_mean", "running_var")
+)
 
 
 @batch_norm_train.register_fake
@@ -120,13 +47,6 @@ def _(running_mean, running_var, mean, var, count, momentum, num_batches):  # ty
     return None
 
 
-def spec_of(activation: str, slope: float) -> ActivationSpec:
-    """What bnkern's functions take, of what a schema can hold."""
-    if not activation:
-        return None
-    return ("leaky_relu", slope) if activation == "leaky_relu" else activation  # type: ignore[return-value]
-
-
 def _vector(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.new_empty(x.shape[1], dtype=dtype)
 
@@ -134,19 +54,3 @@ def _vector(x: Tensor, dtype: torch.dtype) -> Tensor:
 def _wide(x: Tensor) -> torch.dtype:
     """What statistics come in: float64 where the device has it."""
     return torch.float32 if x.device.type == "mps" else torch.float64
-
-
-def _strided(result: Tensor, x: Tensor) -> Tensor:
-    """A result with the strides that PyTorch gives to `empty_like(x)`, which the compiler relies on.
-
-    bnkern keeps x's memory order too; the two can differ where x has gaps, and in what the strides of axes of length 1
-    are said to be, where no element moves.
-    """
-    stride = x.stride()
-    if result.stride() == stride:
-        return result
-    stride = torch.empty_like(x, device="meta").stride()
-    there = [(s, t) for s, t, n in zip(result.stride(), stride, x.shape, strict=True) if n > 1]
-    if all(s == t for s, t in there):
-        return result.as_strided(x.shape, stride)
-    return torch.empty_like(x).copy_(result)

@@ -1,0 +1,108 @@
+"""What the operators compute, on plain tensors: ops.py makes operators of these functions, eager.py calls them as they are.
+
+The schemas of the operators are made of the annotations: keep them plain. `activation` is "" where there is none;
+`slope` is leaky_relu's.
+"""
+
+import torch
+from torch import Tensor
+
+from bnkern._activations import ActivationSpec
+from bnkern._api.backward import batch_norm_backward as _backward
+from bnkern._api.forward import batch_norm_inference as _inference
+from bnkern._api.forward import batch_norm_train as _train
+from bnkern._api.parts import update_running as _update
+from bnkern._vectors import ema_update
+from bnkern.checks.parameters import momentum_factor
+
+NEEDS = ("x", "weight", "bias", "residual")
+
+
+def train(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    eps: float, activation: str, slope: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, and the batch's mean and population variance."""
+    spec = spec_of(activation, slope)
+    y, stats = _train(x, weight=weight, bias=bias, eps=eps, activation=spec, residual=residual)
+    return _strided(y, x), stats.mean, stats.var
+
+
+def inference(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None,
+    residual: Tensor | None, eps: float, activation: str, slope: float,
+) -> Tensor:  # fmt: skip
+    """y by given statistics."""
+    given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    y = _inference(x, **given, eps=eps, activation=spec_of(activation, slope), residual=residual)
+    return _strided(y, x)
+
+
+def backward(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, y: Tensor | None,
+    eps: float, activation: str, slope: float, frozen: bool,
+    needs_x: bool, needs_weight: bool, needs_bias: bool, needs_residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """dx, dweight, dbias, dresidual; an empty tensor for what is not needed.
+
+    dresidual is asked for behind an activation alone: without one it is dy, and an operator may not return its input.
+    """
+    wanted = (needs_x, needs_weight, needs_bias, needs_residual)
+    needs = tuple(name for name, needed in zip(NEEDS, wanted, strict=True) if needed)
+    stats = (mean, var, None if frozen else x.numel() // x.shape[1] if x.shape[1] else 0)
+    dx, dweight, dbias, dresidual = _backward(
+        dy, x, stats, weight=weight, bias=bias, eps=eps, frozen=frozen,
+        activation=spec_of(activation, slope), y=y, needs=needs,
+    )  # fmt: skip
+    return (
+        _strided(dx, x) if needs_x else x.new_empty(0),
+        dweight if needs_weight else x.new_empty(0),
+        dbias if needs_bias else x.new_empty(0),
+        _strided(dresidual, x) if needs_residual else x.new_empty(0),
+    )
+
+
+def update(
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, count: int,
+    momentum: float | None, num_batches: Tensor | None,
+) -> None:  # fmt: skip
+    """Moves running statistics towards a batch's; momentum None is the average over `num_batches` batches."""
+    batches = None if momentum is not None or num_batches is None else int(num_batches)
+    if count > 1 and all(_plain(buffer, mean) for buffer in (running_mean, running_var)):
+        factor = momentum_factor(momentum, batches)
+        ema_update(running_mean, mean, factor, 1.0)
+        ema_update(running_var, var, factor, count / (count - 1))
+        return
+    given = {"running_mean": running_mean, "running_var": running_var, "momentum": momentum, "num_batches": batches}
+    new = _update((mean, var, count), **given)  # finds the words for what does not fit
+    running_mean.copy_(new[0])
+    running_var.copy_(new[1])
+
+
+def _plain(buffer: Tensor, like: Tensor) -> bool:
+    """Whether a buffer can be written where it lies without a further question."""
+    fits = type(buffer) is Tensor and buffer.shape == like.shape and buffer.device == like.device
+    return fits and buffer.is_contiguous() and buffer.dtype in (torch.float32, torch.float64)
+
+
+def spec_of(activation: str, slope: float) -> ActivationSpec:
+    """What bnkern's functions take, of what a schema can hold."""
+    if not activation:
+        return None
+    return ("leaky_relu", slope) if activation == "leaky_relu" else activation  # type: ignore[return-value]
+
+
+def _strided(result: Tensor, x: Tensor) -> Tensor:
+    """A result with the strides that PyTorch gives to `empty_like(x)`, which the compiler relies on.
+
+    bnkern keeps x's memory order too; the two can differ where x has gaps, and in what the strides of axes of length 1
+    are said to be, where no element moves.
+    """
+    stride = x.stride()
+    if result.stride() == stride:
+        return result
+    stride = torch.empty_like(x, device="meta").stride()
+    there = [(s, t) for s, t, n in zip(result.stride(), stride, x.shape, strict=True) if n > 1]
+    if all(s == t for s, t in there):
+        return result.as_strided(x.shape, stride)
+    return torch.empty_like(x).copy_(result)
