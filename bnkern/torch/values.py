@@ -1,4 +1,4 @@
-"""What the operators compute, on plain tensors: ops.py makes operators of these functions, eager.py calls them as they are.
+"""What the operators compute: ops.py makes operators of these functions, eager.py calls them as they are.
 
 The schemas of the operators are made of the annotations: keep them plain. `activation` is "" where there is none;
 `slope` is leaky_relu's.
