@@ -174,7 +174,7 @@ _TWINS = {
 }
 
 
-_EAGER = {
+_EAGER: dict[str, tuple[Any, Any]] = {  # without and with a graph
     "batch_norm_train": (values.train, eager.function("train", values.train, train_backward, setup_train)),
     "batch_norm_inference": (
         values.inference, eager.function("inference", values.inference, inference_backward, setup_inference)

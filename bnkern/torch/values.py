@@ -90,7 +90,8 @@ def update(
     if count > 1 and all(_plain(buffer, mean) for buffer in (running_mean, running_var)):
         factor = momentum_factor(momentum, batches)
         views = _views(running_mean, mean, running_var, var)
-        ema_update_both(*(views or (running_mean, mean, running_var, var)), factor, count / (count - 1))
+        rm, m, rv, v = views or (running_mean, mean, running_var, var)
+        ema_update_both(rm, m, rv, v, factor, count / (count - 1))
         if views:
             mark_written(running_mean)
             mark_written(running_var)
@@ -109,7 +110,7 @@ def _plain(buffer: Tensor, like: Tensor) -> bool:
 
 
 def _views(*tensors: Tensor | None) -> list[Any] | None:
-    """The tensors as NumPy has them, in whose way a call meets the fewest questions; None where one is of another kind."""
+    """The tensors as NumPy has them, which a call asks the fewest questions; None where one is of another kind."""
     arrays: list[Any] = []
     for t in tensors:
         if t is not None:
