@@ -89,7 +89,7 @@ def batch_norm_train(
             "variance 0, got 1; give a larger batch"
         )
     correction_below(correction, count)
-    call.mean, call.var = wrapped(mean, x), wrapped(var, x)
+    call.mean, call.var = wrapped(mean, call.x), wrapped(var, call.x)
     y = run(call)[0]
     if running_mean is not None and count:
         ema_update(running_mean, call.mean, factor, 1.0)
@@ -150,7 +150,7 @@ def batch_norm_backward(
     call = made[0]
     if count != call.count:
         raise ValueError(f"stats.count: expected {count}, the values per channel of all ranks, got {call.count}")
-    call.sum_dy, call.sum_dy_xhat = wrapped(sum_dy, x), wrapped(sum_dy_xhat, x)
+    call.sum_dy, call.sum_dy_xhat = wrapped(sum_dy, call.x), wrapped(sum_dy_xhat, call.x)
     call.passes &= INPUT_GRAD
     dx, dresidual = None, None
     if call.passes:
