@@ -48,7 +48,7 @@ def batch_norm_train(
         gathered one by one. The result depends on the sequence of all parts alone: where each rank has a multiple of
         part_size rows, it is the same to the bit for every number of ranks. By default a rank's rows are one part.
     weight, bias, running_mean, running_var, axis, eps, momentum, num_batches, correction, activation, residual, out
-        As in `bnkern.batch_norm_train`; eps, momentum, num_batches, correction and activation the same on all ranks.
+        As in `bnkern.batch_norm_train`; axis, eps, momentum, num_batches, correction and activation the same on all ranks.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def batch_norm_train(
         call.weight, call.bias, call.residual, call.out = weight, bias, residual, out
         made.append((call, *check.train(call, running_mean, running_var, momentum, num_batches, correction, part=True)))
         in_cpu_memory(call)
-        how = f"batch_norm_train(momentum={made[0][1]:g}, correction={made[0][2]:g}, {_same(call)})"
+        how = f"batch_norm_train(momentum={float(made[0][1])!r}, correction={float(made[0][2])!r}, {_same(call)})"
         return how, call.problem.channels, list(_each_part(call, part_size, STATS, 1))
 
     parts = exchanged(gather, local)
@@ -117,7 +117,7 @@ def batch_norm_backward(
     comm, part_size
         As in the forward call.
     weight, bias, axis, eps, activation, needs
-        As in `bnkern.batch_norm_backward`; eps and activation the same on all ranks.
+        As in `bnkern.batch_norm_backward`; axis, eps and activation the same on all ranks.
 
     Returns
     -------
@@ -159,8 +159,9 @@ def batch_norm_backward(
 
 
 def _same(call: Call) -> str:
-    """What must be the same on every rank, in words."""
-    return f"eps={call.eps:g}, activation number {call.activation} with {call.parameter:g}"
+    """What must be the same on every rank, in words that tell apart every two numbers."""
+    where = f"axis={call.problem.axis}"  # counted from the front
+    return f"eps={float(call.eps)!r}, {where}, activation number {call.activation} with {float(call.parameter)!r}"
 
 
 def _each_part(call: Call, size: Any, passes: int, first: int) -> Iterator[Part]:
