@@ -76,8 +76,8 @@ class StatsAccumulator:
     def merge(self, other: StatsAccumulator | BatchStats) -> None:
         """Takes in what another accumulator has seen, or the statistics of one more part.
 
-        `other` stays as it is, and may be changed afterwards: what is kept of its arrays are copies. Statistics of ghost
-        batches are one part for each: `for part in zip(*stats): total.merge(part)`.
+        `other` stays as it is, and may be changed afterwards: what is kept of its arrays are copies. Statistics of
+        ghost batches are one part for each: `for part in zip(*stats): total.merge(part)`.
 
         Raises
         ------

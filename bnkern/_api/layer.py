@@ -215,7 +215,8 @@ class BatchNorm:
         TypeError
             If an entry is no array of floating-point numbers.
         ValueError
-            If a name is missing or unknown, a shape is wrong, or an array of the layer's is read-only. Nothing has been changed then.
+            If a name is missing or unknown, a shape is wrong, or an array of the layer's is read-only. Nothing
+            has been changed then.
         """
         xp = importlib.import_module(self._namespace)
         names = {name for name in _ARRAYS if getattr(self, name) is not None} | {"num_batches"}

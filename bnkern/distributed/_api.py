@@ -48,7 +48,8 @@ def batch_norm_train(
         gathered one by one. The result depends on the sequence of all parts alone: where each rank has a multiple of
         part_size rows, it is the same to the bit for every number of ranks. By default a rank's rows are one part.
     weight, bias, running_mean, running_var, axis, eps, momentum, num_batches, correction, activation, residual, out
-        As in `bnkern.batch_norm_train`; axis, eps, momentum, num_batches, correction and activation the same on all ranks.
+        As in `bnkern.batch_norm_train`; axis (counted from the front), eps, momentum, num_batches, correction and
+        activation the same on all ranks.
 
     Returns
     -------

@@ -93,12 +93,12 @@ def _pack(status: int, channels: int, parts: int, text: str, rest: bytes) -> byt
 
 def _read(gathered: Any) -> list[_Message]:
     """The messages of all ranks; TypeError where a function for `comm` gives back something else."""
+    messages: list[_Message] = []
+    cause: Exception | None = None
     try:
         messages = [_Message(raw) for raw in gathered]
     except Exception as error:  # whatever stands in place of a list of bytes
-        messages, cause = [], error
-    else:
-        cause = None
+        cause = error
     if not messages:
         expected = "a function from this rank's bytes to the list of those of all ranks"
         raise TypeError(f"comm: expected {expected}, got one that returns {describe(gathered)}") from cause

@@ -213,7 +213,7 @@ def test_options_are_named():
 
 
 @pytest.mark.parametrize("options", [
-    {"eps": 1.00000001e-3, "dtype": np.float64}, {"correction": 1 / 3, "activation": ("leaky_relu", 0.1)}, {"eps": 1e-9},
+    {"eps": 1.00000001e-3, "dtype": np.float64}, {"correction": 1 / 3, "activation": ("leaky_relu", 0.1)},
 ])  # fmt: skip
 def test_repr_makes_the_layer_again(options):
     layer = bnkern.BatchNorm(5, **options)
