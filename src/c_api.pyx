@@ -187,11 +187,16 @@ cdef void store_results(const bn_request *r, const double *first, const double *
 cdef void run_into(const bn_request *r, const bn_vector *mean, const bn_vector *var, int64_t count) noexcept nogil:
     """Running statistics towards those of `count` values."""
     cdef bn_vector running_mean, running_var
+    cdef uint64_t mode
+    cdef double scale
     if count and bn_has(r, BN_ARG_RUNNING_MEAN):
         view(r, BN_ARG_RUNNING_MEAN, &running_mean)
         view(r, BN_ARG_RUNNING_VAR, &running_var)
         update(&running_mean, mean, r.channels, r.call.momentum, 1.0)
-        update(&running_var, var, r.channels, r.call.momentum, <double> count / (<double> count - r.call.correction))
+        mode = bn_fenv_begin()
+        scale = <double> count / (<double> count - r.call.correction)
+        bn_fenv_end(mode)
+        update(&running_var, var, r.channels, r.call.momentum, scale)
 
 
 # ---- a call -------------------------------------------------------------------------------------------------------

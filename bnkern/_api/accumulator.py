@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Never
 
 from bnkern import _vectors
@@ -9,7 +10,7 @@ from bnkern._api.parts import batch_stats
 from bnkern._dtypes import Array
 from bnkern._types import BatchStats
 from bnkern._words import describe
-from bnkern.arrays import same_library
+from bnkern.arrays import adopted, same_library
 from bnkern.checks import vectors as checks
 
 _FAN = 8  # parts of one level that become one of the next
@@ -61,6 +62,7 @@ class StatsAccumulator:
         """
         if misplaced:
             raise TypeError("add takes x by position and everything else by keyword: add(x, axis=axis)")
+        x = adopted("x", x)
         before = self._any()
         if before is not None:
             same_library("x", x, "what was added before", before[0])
@@ -72,7 +74,10 @@ class StatsAccumulator:
         self._take(0, [tuple(stats)])
 
     def merge(self, other: StatsAccumulator | BatchStats) -> None:
-        """Takes in what another accumulator has seen, or the statistics of one more part. `other` stays as it is.
+        """Takes in what another accumulator has seen, or the statistics of one more part.
+
+        `other` stays as it is, and may be changed afterwards: what is kept of its arrays are copies. Statistics of
+        ghost batches are one part for each: `for part in zip(*stats): total.merge(part)`.
 
         Raises
         ------
@@ -90,6 +95,8 @@ class StatsAccumulator:
         pair = self._any(), next((part for level in levels for part in level), None)
         if pair[0] is not None and pair[1] is not None:
             checks.pair_of_parts("other", pair[1][:2], pair[0][0])
+        if not isinstance(other, StatsAccumulator):  # whose own arrays nobody else has
+            levels = [[(_vectors.copied(mean), _vectors.copied(var), number) for mean, var, number in levels[0]]]
         for height, level in enumerate(levels):
             self._take(height, level)
 
@@ -120,7 +127,14 @@ class StatsAccumulator:
         return both
 
     def __radd__(self, other: object) -> StatsAccumulator:
-        return self if isinstance(other, int) and other == 0 else NotImplemented  # sum() starts from 0
+        if not isinstance(other, int) or other != 0:
+            return NotImplemented
+        return copy(self)  # sum() starts from 0; its result is nobody else's
+
+    def __copy__(self) -> StatsAccumulator:
+        twin = StatsAccumulator()
+        twin._levels = [list(level) for level in self._levels]
+        return twin
 
     def __repr__(self) -> str:
         part = self._any()

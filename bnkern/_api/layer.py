@@ -11,10 +11,11 @@ import numpy as np
 
 from bnkern._activations import ActivationSpec, parse
 from bnkern._api.vjp import VJP, batch_norm_vjp
-from bnkern._dtypes import PER_CHANNEL, Array, dtype_name
+from bnkern._dtypes import PER_CHANNEL, Array, dtype_name, namespace
 from bnkern._numbers import count, integer, real
 from bnkern._words import describe
 from bnkern.arrays import adopted
+from bnkern.arrays.memory import writable
 from bnkern.checks.parameters import switch
 from bnkern.checks.problem import problem
 
@@ -108,7 +109,7 @@ class BatchNorm:
             raise TypeError(f"xp: expected a module of arrays, as numpy is, got {describe(xp)}")
         if (name := _name_of(dtype)) not in PER_CHANNEL:
             raise TypeError(f"dtype: expected {' or '.join(PER_CHANNEL)}, got {describe(dtype)}")
-        self._namespace = xp.__name__  # not the module, which cannot be pickled
+        self._namespace, self._dtype = xp.__name__, name  # not the module, which cannot be pickled
         number = getattr(xp, name)
         self.weight = xp.ones(self.channels, dtype=number) if affine else None
         self.bias = xp.zeros(self.channels, dtype=number) if affine else None
@@ -126,7 +127,8 @@ class BatchNorm:
         Parameters
         ----------
         x : array with C channels
-            Kept for `backward`, as is `residual`'s result: neither may be changed before.
+            Kept for `backward`, as are the weights and, with a residual and an activation, what is returned: none of
+            them may be changed before it.
         training : bool
             True: with the batch's statistics, and the running ones updated. False: with the running ones where they are
             tracked; then `backward` gives the gradients for fixed statistics.
@@ -213,7 +215,8 @@ class BatchNorm:
         TypeError
             If an entry is no array of floating-point numbers.
         ValueError
-            If a name is missing or unknown, or a shape is wrong. Nothing has been changed then.
+            If a name is missing or unknown, a shape is wrong, or an array of the layer's is read-only. Nothing
+            has been changed then.
         """
         xp = importlib.import_module(self._namespace)
         names = {name for name in _ARRAYS if getattr(self, name) is not None} | {"num_batches"}
@@ -222,9 +225,12 @@ class BatchNorm:
         if set(state) != names:
             raise ValueError(f"state: expected the names {sorted(names)}, got {sorted(map(str, state))}")
         batches = count("state: num_batches", state["num_batches"])
-        new = {name: _vector(xp, name, state[name], getattr(self, name)) for name in names - {"num_batches"}}
-        for name, values in new.items():
-            getattr(self, name)[...] = values
+        held = {name: getattr(self, name) for name in sorted(names - {"num_batches"})}
+        new = {name: _vector(xp, name, state[name], vector) for name, vector in held.items()}
+        for name, vector in held.items():  # all before the first is written
+            writable(name, vector, "the layer writes its state in place")
+        for name, vector in held.items():
+            vector[...] = new[name]
         self.num_batches = batches
 
     def __getstate__(self) -> dict[str, Any]:
@@ -232,9 +238,9 @@ class BatchNorm:
         return vars(self) | {"_vjp": None}
 
     def __repr__(self) -> str:
-        options = [f"axis={self.axis}", f"eps={self.eps:g}", f"momentum={self.momentum}"]
+        options = [f"axis={self.axis}", f"eps={self.eps!r}", f"momentum={self.momentum}"]
         options += [f"affine={self.weight is not None}", f"track_running_stats={self.running_mean is not None}"]
-        options += [f"correction={self.correction:g}", f"activation={self.activation!r}"]
+        options += [f"correction={self.correction!r}", f"activation={self.activation!r}", f"dtype={self._dtype!r}"]
         return f"bnkern.BatchNorm({self.channels}, {', '.join(options)})"
 
 
@@ -247,9 +253,10 @@ def _name_of(dtype: Any) -> str:
 
 def _vector(xp: Any, name: str, given: Any, like: Array) -> Array:
     """An entry of a state as the layer holds it."""
-    values = xp.asarray(given)
+    values = xp.asarray(adopted(f"state: {name}", given))
     if dtype_name(values.dtype) not in (*PER_CHANNEL, "float16", "bfloat16"):
         raise TypeError(f"state: {name}: expected floating-point numbers, got {describe(given)}")
     if tuple(values.shape) != tuple(like.shape):
         raise ValueError(f"state: {name}: expected shape {tuple(like.shape)}, got {tuple(values.shape)}")
-    return xp.astype(values, like.dtype) if hasattr(xp, "astype") else values.astype(like.dtype)
+    converted: Array = namespace(values).astype(values, like.dtype)  # torch, as a module, has no astype
+    return converted

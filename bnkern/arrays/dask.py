@@ -15,6 +15,7 @@ import numpy as np
 from bnkern._call import Problem
 from bnkern._dtypes import Array, native
 from bnkern._native import vectors
+from bnkern._words import describe
 from bnkern.arrays._base import Kind, Library, not_writable, refusal
 
 
@@ -88,11 +89,18 @@ def added(parts: Array, p: Problem) -> Array:
 
 def reloads() -> bool:
     """Whether each pass makes its chunks anew, as `dask.config.set({"bnkern.reload": True})` asks."""
-    return bool(sys.modules["dask"].config.get("bnkern.reload", False))
+    option = sys.modules["dask"].config.get("bnkern.reload", False)
+    if not isinstance(option, bool):  # "false", "off": text that is true to Python
+        raise TypeError(f"dask.config, bnkern.reload: expected True or False, got {describe(option)}")
+    return option
 
 
 def again(a: Array, after: Array) -> Array:
-    """The same array from tasks of its own, of which none begins before `after` is there. What is in memory stays."""
+    """The same array from tasks of its own, of which none begins before `after` is there. What is in memory stays.
+
+    Dask renames the keys of blockwise layers alone: what lies below a layer of another kind (from_delayed, concatenate,
+    stack, reshape, rechunk, a slice) has the tasks it had, or ones that wait for nothing: results are held as before.
+    """
     return import_module("dask.graph_manipulation").bind(a, after, seed=f"bnkern-{a.name}-{after.name}")
 
 

@@ -62,7 +62,8 @@ def _pair(mean_name: str, mean: Any, var_name: str, var: Any, ref_name: str, ref
     for name, v in ((mean_name, mean), (var_name, var)):
         same_library(name, v, ref_name, ref)
         if len(v.shape) != 1:
-            raise ValueError(f"{name}: expected one entry per channel, got shape {tuple(v.shape)}")
+            ghosts = "; of ghost batches each is a part: zip(*stats)" if len(v.shape) == 2 else ""
+            raise ValueError(f"{name}: expected one entry per channel, got shape {tuple(v.shape)}{ghosts}")
         vector(name, v, tuple(ref.shape), f"as {ref_name} has", *DTYPES)
 
 

@@ -48,7 +48,8 @@ def batch_norm_train(
         gathered one by one. The result depends on the sequence of all parts alone: where each rank has a multiple of
         part_size rows, it is the same to the bit for every number of ranks. By default a rank's rows are one part.
     weight, bias, running_mean, running_var, axis, eps, momentum, num_batches, correction, activation, residual, out
-        As in `bnkern.batch_norm_train`; eps, momentum, num_batches, correction and activation the same on all ranks.
+        As in `bnkern.batch_norm_train`; axis (counted from the front), eps, momentum, num_batches, correction and
+        activation the same on all ranks.
 
     Returns
     -------
@@ -77,7 +78,7 @@ def batch_norm_train(
         call.weight, call.bias, call.residual, call.out = weight, bias, residual, out
         made.append((call, *check.train(call, running_mean, running_var, momentum, num_batches, correction, part=True)))
         in_cpu_memory(call)
-        how = f"batch_norm_train(momentum={made[0][1]:g}, correction={made[0][2]:g}, {_same(call)})"
+        how = f"batch_norm_train(momentum={float(made[0][1])!r}, correction={float(made[0][2])!r}, {_same(call)})"
         return how, call.problem.channels, list(_each_part(call, part_size, STATS, 1))
 
     parts = exchanged(gather, local)
@@ -89,7 +90,7 @@ def batch_norm_train(
             "variance 0, got 1; give a larger batch"
         )
     correction_below(correction, count)
-    call.mean, call.var = wrapped(mean, x), wrapped(var, x)
+    call.mean, call.var = wrapped(mean, call.x), wrapped(var, call.x)
     y = run(call)[0]
     if running_mean is not None and count:
         ema_update(running_mean, call.mean, factor, 1.0)
@@ -117,7 +118,7 @@ def batch_norm_backward(
     comm, part_size
         As in the forward call.
     weight, bias, axis, eps, activation, needs
-        As in `bnkern.batch_norm_backward`; eps and activation the same on all ranks.
+        As in `bnkern.batch_norm_backward`; axis, eps and activation the same on all ranks.
 
     Returns
     -------
@@ -150,7 +151,7 @@ def batch_norm_backward(
     call = made[0]
     if count != call.count:
         raise ValueError(f"stats.count: expected {count}, the values per channel of all ranks, got {call.count}")
-    call.sum_dy, call.sum_dy_xhat = wrapped(sum_dy, x), wrapped(sum_dy_xhat, x)
+    call.sum_dy, call.sum_dy_xhat = wrapped(sum_dy, call.x), wrapped(sum_dy_xhat, call.x)
     call.passes &= INPUT_GRAD
     dx, dresidual = None, None
     if call.passes:
@@ -159,8 +160,9 @@ def batch_norm_backward(
 
 
 def _same(call: Call) -> str:
-    """What must be the same on every rank, in words."""
-    return f"eps={call.eps:g}, activation number {call.activation} with {call.parameter:g}"
+    """What must be the same on every rank, in words that tell apart every two numbers."""
+    where = f"axis={call.problem.axis}"  # counted from the front
+    return f"eps={float(call.eps)!r}, {where}, activation number {call.activation} with {float(call.parameter)!r}"
 
 
 def _each_part(call: Call, size: Any, passes: int, first: int) -> Iterator[Part]:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from bnkern._words import describe
 from bnkern.engines.vectors import NUMPY, merge
 
 Gather = Callable[[bytes], list[bytes]]
@@ -56,7 +57,7 @@ def exchanged(gather: Gather, local: Callable[[], tuple[str, int, list[Part]]]) 
     except Exception as error:  # told to the others, which wait for this rank
         failure = error
         message = _pack(_FAILED, 0, 0, f"{type(error).__name__}: {error}", b"")
-    messages = [_Message(raw) for raw in gather(message)]
+    messages = _read(gather(message))
     if failure is not None:
         raise failure
     _agree(messages)
@@ -88,6 +89,20 @@ def packed(call: str, channels: int, parts: list[Part]) -> bytes:
 def _pack(status: int, channels: int, parts: int, text: str, rest: bytes) -> bytes:
     told = text.encode("utf-8", "replace")
     return HEAD.pack(status, channels, parts, len(told)) + told + rest
+
+
+def _read(gathered: Any) -> list[_Message]:
+    """The messages of all ranks; TypeError where a function for `comm` gives back something else."""
+    messages: list[_Message] = []
+    cause: Exception | None = None
+    try:
+        messages = [_Message(raw) for raw in gathered]
+    except Exception as error:  # whatever stands in place of a list of bytes
+        cause = error
+    if not messages:
+        expected = "a function from this rank's bytes to the list of those of all ranks"
+        raise TypeError(f"comm: expected {expected}, got one that returns {describe(gathered)}") from cause
+    return messages
 
 
 class _Message:

@@ -12,7 +12,7 @@ from bnkern.distributed._exchange import Gather
 
 def gather_of(comm: Any) -> Gather:
     """The gathering function of a communicator; a function is one itself."""
-    if not hasattr(comm, "Allgatherv"):
+    if isinstance(comm, type) or not hasattr(comm, "Allgatherv"):
         if callable(comm) and not isinstance(comm, type):
             return comm
         expected = "an mpi4py communicator, or a function from this rank's bytes to those of all ranks"

@@ -172,9 +172,15 @@ static inline const bnkern_api *bnkern_import(void)
     if (!module) return NULL;
     capsule = PyObject_GetAttrString(module, "_C_API_1");
     Py_DECREF(module);
-    if (!capsule) return NULL;
-    api = (const bnkern_api *)PyCapsule_GetPointer(capsule, BNKERN_CAPSULE);
-    Py_DECREF(capsule); /* the module keeps it */
+    if (capsule) {
+        api = (const bnkern_api *)PyCapsule_GetPointer(capsule, BNKERN_CAPSULE);
+        Py_DECREF(capsule); /* the module keeps it */
+    }
+    if (!api) { /* another ABI has another name */
+        PyErr_Clear();
+        PyErr_SetString(PyExc_ImportError, "bnkern has no " BNKERN_CAPSULE ": it is of another ABI than the bnkern.h "
+                                           "that this was compiled with");
+    }
     if (api && (api->abi_version != BNKERN_ABI_VERSION || api->size < sizeof(bnkern_api))) {
         PyErr_Format(PyExc_ImportError, "bnkern %s is older than the bnkern.h that this was compiled with",
                      api->version);

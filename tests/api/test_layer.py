@@ -150,6 +150,27 @@ def test_a_wrong_state_changes_nothing(change, error, words):
         assert same_bits(a, before[name])
 
 
+@pytest.mark.parametrize("frozen", ["weight", "bias", "running_mean", "running_var"])
+def test_a_state_is_taken_over_whole_or_not_at_all(frozen):
+    layer = started()
+    before = layer.state()
+    getattr(layer, frozen).flags.writeable = False
+    with pytest.raises(ValueError, match=f"{frozen}: expected an array that can be written"):
+        layer.load_state({name: a + 1 for name, a in before.items()})
+    for name, a in layer.state().items():
+        assert same_bits(a, before[name])
+
+
+def test_a_state_of_the_layers_own_arrays():
+    """Nothing is written before all has been read."""
+    layer = started()
+    state = layer.state()
+    swapped = {"weight": layer.bias, "bias": layer.weight, "num_batches": 2}
+    layer.load_state(swapped | {"running_mean": layer.running_var, "running_var": layer.running_mean})
+    assert same_bits(layer.weight, state["bias"])
+    assert same_bits(layer.bias, state["weight"])
+
+
 def test_copy_and_pickle():
     layer = started(activation="relu")
     layer(CASE.x)
@@ -191,6 +212,17 @@ def test_options_are_named():
     assert repr(layer).startswith("bnkern.BatchNorm(5, axis=-1, eps=1e-05, momentum=None, affine=True, ")
 
 
+@pytest.mark.parametrize("options", [
+    {"eps": 1.00000001e-3, "dtype": np.float64}, {"correction": 1 / 3, "activation": ("leaky_relu", 0.1)},
+])  # fmt: skip
+def test_repr_makes_the_layer_again(options):
+    layer = bnkern.BatchNorm(5, **options)
+    twin = eval(repr(layer), {"bnkern": bnkern})
+    for name in ("eps", "correction", "activation"):
+        assert getattr(twin, name) == getattr(layer, name)
+    assert twin.weight.dtype == layer.weight.dtype
+
+
 def test_another_namespace():
     """Any array API namespace whose arrays can be written."""
     strict = of_framework("array_api_strict")
@@ -201,6 +233,23 @@ def test_another_namespace():
     np.testing.assert_allclose(np.from_dlpack(y), bnkern.batch_norm_train(CASE.x)[0], rtol=1e-5, atol=1e-6)
     layer.load_state(bnkern.BatchNorm(5).state())
     assert layer.num_batches == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tensors(dtype):
+    """A namespace that is no array API one by itself: the module torch."""
+    torch = of_framework("torch")
+    layer = bnkern.BatchNorm(5, xp=torch, dtype=dtype)
+    held = layer.weight
+    state = started(dtype="float64").state()
+    for given in (state, {name: torch.asarray(a) for name, a in state.items()}):
+        layer.load_state(given)
+        assert layer.weight is held
+        assert layer.weight.dtype == getattr(torch, dtype)
+        np.testing.assert_array_equal(layer.weight.numpy(), CASE.weight)
+    y = layer(torch.from_numpy(CASE.x))
+    assert same_bits(y.numpy(), bnkern.batch_norm_train(CASE.x, weight=CASE.weight, bias=CASE.bias)[0])
+    assert type(layer.backward(torch.from_numpy(CASE.dy))) is torch.Tensor
 
 
 def test_cupy():

@@ -12,6 +12,7 @@ from helpers.compare import same_bits
 from helpers.libraries import of_framework
 
 import bnkern
+from bnkern import distributed
 from bnkern._dtypes import DTYPES
 
 
@@ -77,7 +78,33 @@ def every_function(a):
     found["vjp y"], _, vjp = bnkern.batch_norm_vjp(x, weight=w)
     found["vjp dx"] = vjp(dy).dx
     found["frozen vjp"] = bnkern.batch_norm_vjp(x, training=False, running_mean=mean, running_var=var)[2](dy).dx
+    return found | in_parts(a, given) | of_layer(a)
+
+
+def in_parts(a, given):
+    """What takes the batch in parts: of one rank, and twice."""
+    x, w, alone = a["x"], a["weight"], {"comm": lambda message: [message]}
+    found = {}
+    found["ranks y"], stats = distributed.batch_norm_train(x, weight=w, bias=a["bias"], part_size=3, **alone)
+    found["ranks var"] = stats.var
+    found["ranks dx"], found["ranks dweight"] = distributed.batch_norm_backward(
+        a["dy"], x, given, weight=w, part_size=3, **alone
+    )[:2]
+    total = bnkern.StatsAccumulator()
+    total.add(x)
+    total.add(x)
+    total.merge(given)
+    assert total.count == 3 * given.count
+    found["accumulated"] = total.result().var
     return found
+
+
+def of_layer(a):
+    layer = bnkern.BatchNorm(5)
+    vectors = {"weight": a["weight"], "bias": a["bias"], "running_mean": a["mean"], "running_var": a["var"]}
+    layer.load_state(vectors | {"num_batches": 3})
+    y = layer(a["x"], residual=a["residual"])
+    return {"layer y": y, "layer dx": layer.backward(a["dy"]), "layer var": layer.running_var}
 
 
 @pytest.mark.parametrize("dtype", [name for name in DTYPES if name != "bfloat16"])  # NumPy exports none: test_bfloat16

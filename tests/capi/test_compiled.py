@@ -186,12 +186,13 @@ else:
 
 
 def test_a_package_without_the_capsule(tmp_path):
-    """Another ABI has another name: an ImportError or AttributeError, no crash."""
+    """Another ABI has another name: an ImportError that says so, no crash."""
     shutil.copy(TESTS / "capi" / "importer.c", tmp_path)
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     build(tmp_path, "importer.c", "-shared", "-fPIC", output=f"importer{suffix}")
     header = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
     run_python(header + "import importer; assert importer.version().startswith('0.')", cwd=tmp_path)
-    for change, error in {"del c._C_API_1": "AttributeError", "c._C_API_1 = 3": "ValueError"}.items():
-        code = f"import bnkern._c_api as c; {change}\ntry: import importer\nexcept {error}: print('refused')"
-        assert run_python(header + code, cwd=tmp_path).stdout == "refused\n"
+    for change in ("del c._C_API_1", "c._C_API_1 = 3"):
+        code = f"import bnkern._c_api as c; {change}\ntry: import importer\nexcept ImportError as e: print(type(e), e)"
+        told = run_python(header + code, cwd=tmp_path).stdout
+        assert told.startswith("<class 'ImportError'> bnkern has no bnkern._C_API_1: it is of another ABI")

@@ -1,5 +1,9 @@
 """Every operation of the C API gives the Python functions' bits, whatever the memory, dtypes and options."""
 
+import ctypes
+import platform
+import sys
+
 import numpy as np
 import pytest
 from helpers import c_api, cases
@@ -190,3 +194,29 @@ def test_threads():
         y = np.empty_like(case.x)
         c_api.run("train", x=case.x, y=y, threads=threads)
         assert same_bits(y, want)
+
+
+def in_mode(mode, function):
+    """function() with this thread's rounding mode as given."""
+    libm = ctypes.CDLL("libm.so.6")
+    before = libm.fegetround()
+    assert libm.fesetround(mode) == 0
+    try:
+        return function()
+    finally:
+        libm.fesetround(before)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.machine() != "x86_64", reason="glibc's numbers")
+def test_running_statistics_in_another_rounding_mode():
+    """The caller's mode reaches nothing, the factor of the running variance neither."""
+    case = cases.make((16, 8, 40), 1, "float64")
+    found = []
+    for mode in (0, 0x400, 0x800, 0xC00):  # nearest, down, up, towards 0
+        y, mean, var = np.empty_like(case.x), np.full(8, 0.1), np.full(8, 0.3)
+        request = c_api.request(x=case.x, y=y, running_mean=mean, running_var=var, momentum=0.3)
+        in_mode(mode, lambda request=request: c_api.perform("train", request))
+        found.append((y, mean, var))
+    for other in found[1:]:
+        for got, want in zip(other, found[0], strict=True):
+            assert same_bits(got, want)

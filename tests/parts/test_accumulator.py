@@ -70,6 +70,40 @@ def test_accumulators_merge_and_leave_each_other_alone():
     assert_stats_close(single.result(), x, 1)
 
 
+def test_what_was_merged_may_be_changed_afterwards():
+    """As in a loop whose buffers are used again."""
+    total, mean, var = bnkern.StatsAccumulator(), np.zeros(2), np.ones(2)
+    for i in range(3):
+        mean[:] = i
+        total.merge((mean, var, 1))
+    var[:] = 7
+    assert total.result().mean.tolist() == [1, 1]
+    np.testing.assert_allclose(total.result().var, 1 + 2 / 3)
+
+
+def test_copies_go_ways_of_their_own():
+    x = cases.make((20, 3, 7), 1).x
+    total = of([x[:4]])
+    for twin in (copy.copy(total), copy.deepcopy(total), sum([total])):
+        assert twin is not total
+        twin.add(x[4:])
+        assert (total.count, twin.count) == (28, 140)
+    assert same_bits(total.result().var, bnkern.batch_stats(x[:4]).var)
+
+
+def test_statistics_of_ghost_batches_are_merged_one_by_one():
+    x = cases.make((6, 3, 7), 1).x
+    _, stats = bnkern.batch_norm_train(x, ghost_batch_size=2)
+    total = bnkern.StatsAccumulator()
+    with pytest.raises((TypeError, ValueError), match=r"of ghost batches each is a part: zip\(\*stats\)"):
+        total.merge(stats)
+    with pytest.raises((TypeError, ValueError), match=r"of ghost batches each is a part: zip\(\*stats\)"):
+        bnkern.merge_stats([stats])
+    for part in zip(*stats, strict=True):
+        total.merge(part)
+    assert_stats_close(total.result(), x, 1)
+
+
 def test_result_changes_nothing_and_adding_goes_on():
     x = cases.make((20, 3, 7), 1).x
     total = of([x[:4]])

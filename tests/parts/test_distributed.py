@@ -183,6 +183,9 @@ def test_ranks_that_disagree_all_raise_the_same():
     for words, *of_rank in [
         ("expected the same number of channels.*, got 5 on rank 0, 6 on rank 1", {"x": x}, {"x": np.ones((2, 6))}),
         ("the same call on every rank, got .*eps=1e-05.* on rank 0, .*eps=0.1", {"x": x}, {"x": x, "eps": 0.1}),
+        ("the same call on every rank, got .*eps=1e-05, ", {"x": x}, {"x": x, "eps": np.nextafter(1e-5, 1)}),
+        ("the same call.*momentum=0.1, .*momentum=0.10000001, ", {"x": x}, {"x": x, "momentum": 0.10000001}),
+        ("the same call.*got .*axis=1,.*axis=2,", {"x": x[:, :, :5]}, {"x": x[:, :, :5], "axis": 2}),
         ("expected more than one value per channel on all ranks together", {"x": one}, {"x": one[:0]}),
         ("correction: expected a number >= 0 and below the count, 2", {"x": one} | two, {"x": one} | two),
     ]:
@@ -231,6 +234,26 @@ def test_what_no_message_can_be_made_of():
         raise error
     with pytest.raises(TypeError, match="batch_norm_train takes x by position and everything else by keyword"):
         distributed.batch_norm_train(np.ones((4, 3)), lambda message: [message])
-    for comm in (None, 3, int):
+    class Communicator:  # as mpi4py's are, and not one of them
+        Allgatherv = Is_inter = None
+
+    for comm in (None, 3, int, Communicator):
         with pytest.raises(TypeError, match="comm: expected an mpi4py communicator"):
             distributed.batch_norm_train(np.ones((4, 3)), comm=comm)
+
+
+def test_the_channel_axis_from_either_end():
+    x = cases.make((6, 5, 7), 1).x
+    (y, _), (other, _) = on_ranks(2, lambda rank, g: distributed.batch_norm_train(x, comm=g, axis=(1, -2)[rank]))[0]
+    assert same_bits(y, other)
+
+
+@pytest.mark.parametrize("give_back", [
+    lambda m: None, lambda m: 3, lambda m: [], lambda m: [b"x"], lambda m: [3], lambda m: [m[:-5]], lambda m: m,
+    lambda m: [m, None],
+])  # fmt: skip
+def test_a_function_that_gathers_something_else(give_back):
+    out = np.full((4, 3), 7.0)
+    with pytest.raises(TypeError, match="comm: expected a function from this rank's bytes to the list of those of all"):
+        distributed.batch_norm_train(np.random.default_rng(0).standard_normal((4, 3)), comm=give_back, out=out)
+    assert (out == 7).all()
