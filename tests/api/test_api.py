@@ -13,11 +13,13 @@ SIGNATURES = {
     "batch_norm_inference": "x, *, running_mean, running_var, weight=None, bias=None, axis=1, eps=1e-05, "
     "activation=None, residual=None, out=None",
     "batch_norm_train": "x, *, weight=None, bias=None, running_mean=None, running_var=None, axis=1, "
-    "eps=1e-05, momentum=0.1, num_batches=None, correction=1, activation=None, residual=None, out=None",
+    "eps=1e-05, momentum=0.1, num_batches=None, correction=1, ghost_batch_size=None, activation=None, "
+    "residual=None, out=None",
     "batch_norm_vjp": "x, *, training=True, weight=None, bias=None, running_mean=None, running_var=None, axis=1, "
-    "eps=1e-05, momentum=0.1, num_batches=None, correction=1, activation=None, residual=None, out=None",
+    "eps=1e-05, momentum=0.1, num_batches=None, correction=1, ghost_batch_size=None, activation=None, "
+    "residual=None, out=None",
     "batch_norm_backward": "dy, x, stats, *, weight=None, bias=None, axis=1, eps=1e-05, frozen=False, "
-    "activation=None, y=None, needs=('x', 'weight', 'bias'), out=None",
+    "ghost_batch_size=None, activation=None, y=None, needs=('x', 'weight', 'bias'), out=None",
     "batch_stats": "x, *, axis=1",
     "merge_stats": "parts",
     "update_running": "stats, *, running_mean, running_var, momentum=0.1, num_batches=None, correction=1",
@@ -42,7 +44,7 @@ TUPLES = {
 
 
 def test_public_names():
-    others = {"Array", "BatchNorm", "Explanation", "MemoryPool", "__version__"}
+    others = {"Array", "BatchNorm", "Explanation", "MemoryPool", "StatsAccumulator", "__version__"}
     assert set(bnkern.__all__) == {*SIGNATURES, *TUPLES, *others}
     assert [name for name in bnkern.__all__ if not hasattr(bnkern, name)] == []
     assert set(bnkern.__all__) <= set(dir(bnkern))
