@@ -65,7 +65,8 @@ def _through_statistics(static: Static, dx: Any, x: Any, mean: Any, dmean: Any, 
         more = more + (x.astype(mean.dtype) - mean.reshape(shape)) * (2 * dvar / p.count).reshape(shape)
     if isinstance(more, float):
         return dx
-    return (more if dx is None else dx.astype(mean.dtype) + more).astype(x.dtype)
+    whole = jax.numpy.broadcast_to(more, p.shape) if dx is None else dx.astype(mean.dtype) + more
+    return whole.astype(x.dtype)
 
 
 train = differentiable(_train, _kept_of_train, _pull_of_train)
