@@ -134,11 +134,11 @@ class SyncBatchNorm(FusedForward, torch.nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor, residual: Tensor | None = None, activation: ActivationSpec = None) -> Tensor:
         self._check_input_dim(input)
+        spec = self._applied(activation)
         group = self._group()
         tracked = self._count_batch()
         if group is None:
-            return self._normalised(input, residual, activation, tracked)
-        spec = self.activation if activation is None else activation
+            return self._normalised(input, residual, spec, tracked)
         buffers = (self.running_mean, self.running_var) if tracked else (None, None)
         given = (*buffers, self.weight, self.bias, self.momentum, self.eps, group)
         if is_like(residual, input):
