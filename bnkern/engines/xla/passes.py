@@ -89,7 +89,25 @@ def _lowered(spec: Spec, channels: int, *arrays: Any) -> list[Any]:
     axes = frozenset().union(*map(varying, arrays))
     arrays = tuple(as_varying(a, axes) for a in arrays)
     way = import_module(f"bnkern.engines.xla.{spec.path}")
-    return [as_varying(a, axes) for a in way.call(spec, shapes, arrays)]
+    found = (as_varying(a, axes) for a in way.call(spec, shapes, arrays))
+    given = dict(zip(spec.operands, arrays, strict=True))
+    return [placed(a, placement(_twin_of(name, given))) for a, (name, _) in zip(found, spec.results, strict=True)]
+
+
+def _twin_of(name: str, given: dict[str, Any]) -> Any:
+    """The operand that a result is placed like, on a mesh with explicit axes."""
+    return given.get(name, next((given[n] for n in LIKE_X if n in given), None) if name in LIKE_X else None)
+
+
+def placement(a: Any) -> Any:
+    """The sharding that belongs to an array's type: where its mesh has explicit axes. None elsewhere."""
+    sharding = getattr(jax.typeof(a), "sharding", None) if a is not None else None
+    return sharding if getattr(getattr(sharding, "mesh", None), "explicit_axes", ()) else None
+
+
+def placed(a: Any, sharding: Any) -> Any:
+    """The array with this sharding in its type; as it is where that says nothing."""
+    return a if sharding is None or jax.typeof(a).sharding == sharding else jax.sharding.reshard(a, sharding)
 
 
 def _result(name: str, dtype: str, channels: int, model: Any) -> Any:
