@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from helpers.compare import same_bits
 from helpers.libraries import of_framework
 
 import bnkern
@@ -89,3 +91,21 @@ def test_explain_tells():
 
 def test_import_alone_loads_no_jax(python):
     python("import sys, bnkern; assert 'jax' not in sys.modules")
+
+
+def test_the_path_of_a_call_is_that_of_its_forward_pass(path, arrays):
+    """A pull, or a function that was traced already, goes on where it began, whatever block it is called in."""
+    x, dy = arrays["x"], arrays["dy"]
+
+    def f(x):
+        return bnkern.jax.batch_norm_train(x, residual=x, activation="relu").y
+
+    want = jax.vjp(f, x)[1](dy)[0]
+    _, pull = jax.vjp(f, x)
+    traced = jax.jit(f)
+    traced(x)
+    with bnkern.jax.use_path("array_api"):
+        assert same_bits(np.asarray(pull(dy)[0]), np.asarray(want))
+        assert same_bits(np.asarray(jax.vjp(traced, x)[1](dy)[0]), np.asarray(want))
+        _, pull = jax.vjp(f, x)
+    np.testing.assert_allclose(pull(dy)[0], want, atol=1e-5)

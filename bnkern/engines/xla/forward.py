@@ -30,7 +30,7 @@ def _train(static: Static, a: dict[str, Any]) -> dict[str, Any]:
         found = compute(spec, same | updated, [("out", ""), *vectors, *running], channels)
         return dict(zip(["y", *names], found, strict=True))
     parts = compute(spec_of(static, STATS), {"x": a["x"]}, [("mean", BITS), ("var", BITS)], channels)
-    spec = Spec(kind=MERGE, count=static.problem.count)._replace(**update)
+    spec = Spec(kind=MERGE, count=static.problem.count, path=static.path)._replace(**update)
     operands = dict(zip(("mean", "var"), (gathered(static, v) for v in parts), strict=True))
     found = compute(spec, operands | updated, [*vectors, *running], channels)
     exact = {"mean": found[0], "var": found[1]}

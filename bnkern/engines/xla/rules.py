@@ -35,6 +35,7 @@ class Static(NamedTuple):
     passes: int = 0  # in `backward_passes`
     whole: int = 0  # values per channel of the whole batch, in `backward_passes`
     needs: frozenset[str] = frozenset()
+    path: str = ""  # of the forward pass; the backward pass may be traced where another was asked for
     out_dtypes: tuple[Any, Any] = ("float32", "float32")  # of dweight and dbias
 
     @property
@@ -64,7 +65,7 @@ def wide() -> str:
 
 def spec_of(static: Static, passes: int, **more: Any) -> Spec:
     """The Spec of passes on x."""
-    return of_call(new_call(static.problem, passes, None), **more)
+    return of_call(new_call(static.problem, passes, None), path=static.path, **more)
 
 
 def differentiable(primal: Rule, keep: Rule, pull: Rule) -> Rule:
