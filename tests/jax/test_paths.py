@@ -82,6 +82,21 @@ def test_processes_that_build_at_once(tmp_path):
     assert done.stdout.startswith("ffi|")
 
 
+def test_a_handler_that_was_cut_off(python, tmp_path):
+    """As by a full disk: never loaded, which would end the process, but built again; and told if that cannot be."""
+    if bnkern.jax.chosen_path().path != "ffi":
+        pytest.skip(f"no handler here: {bnkern.jax.chosen_path().why}")
+    environment = {"BNKERN_CACHE_DIR": str(tmp_path / "cut"), "BNKERN_JAX": None}
+    assert python(USE, env=environment, timeout=300).stdout.startswith("ffi|")
+    (handler,) = (tmp_path / "cut").iterdir()
+    whole = handler.read_bytes()
+    for contents in (whole[: len(whole) // 2], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+        handler.write_bytes(contents)
+        assert python(USE, env=environment | {"CXX": "false"}, timeout=300).stdout.startswith("callback|")
+        assert python(USE, env=environment, timeout=300).stdout.startswith("ffi|")
+        assert handler.read_bytes() == whole
+
+
 def test_explain_tells():
     told = []
     jax.jit(lambda x: told.append(bnkern.explain(x)))(jnp.ones((4, 5)))
