@@ -58,7 +58,7 @@ def convert(module: M, *, fuse: bool = False) -> Any:
 def restore(module: M) -> M:
     """Switch every layer of bnkern's in a model to PyTorch's: the way back from `convert`, also from fuse=True.
 
-    A `SyncBatchNorm` becomes torch.nn.SyncBatchNorm, also where `convert_sync` made it of another: it has forgotten which.
+    A `SyncBatchNorm` becomes torch.nn.SyncBatchNorm, also where `convert_sync` made it of a layer of another class.
 
     Parameters
     ----------
