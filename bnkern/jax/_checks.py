@@ -49,12 +49,12 @@ def factor(momentum: Any, num_batches: Any) -> tuple[float, dict[str, Any]]:
         if num_batches is None:
             raise ValueError("num_batches: expected the number of batches so far with momentum=None, got None")
         if _is_scalar("num_batches", num_batches, ("i", "u")):
-            return 0.0, {"num_batches": num_batches}
+            return 0.0, {"num_batches": _plain(num_batches)}
         return 1 / integer("num_batches", num_batches, low=1), {}
     if num_batches is not None and not _is_scalar("num_batches", num_batches, ("i", "u")):
         integer("num_batches", num_batches, low=0)
     if _is_scalar("momentum", momentum, ("f",)):
-        return 0.0, {"momentum": momentum}
+        return 0.0, {"momentum": _plain(momentum)}
     return real("momentum", momentum), {}
 
 
@@ -67,3 +67,12 @@ def _is_scalar(name: str, value: Any, kinds: Collection[str]) -> bool:
         expected = "an integer" if "i" in kinds else "a real number"
         raise TypeError(f"{name}: expected {expected} or a JAX scalar of one, got {describe(value)}")
     return True
+
+
+def _plain(value: Any) -> Any:
+    """A JAX scalar in one of the four dtypes that the kernels are handed; unsigned ones end at the signed maximum."""
+    floats = jax.numpy.issubdtype(value.dtype, jax.numpy.floating)
+    dtype = np.dtype(f"{'float' if floats else 'int'}{64 if value.dtype.itemsize == 8 else 32}")
+    if value.dtype.kind == "u" and value.dtype.itemsize == dtype.itemsize:
+        value = jax.numpy.minimum(value, np.asarray(np.iinfo(dtype).max, value.dtype))
+    return value.astype(dtype)

@@ -68,7 +68,7 @@ def batch_norm_inference(
     if not call.problem.size or choice.path() == "array_api":
         return formula.inference(call, given)
     a = {"x": call.x} | {name: value for name, value in given.items() if value is not None}
-    return forward.inference(rules.Static(call.problem, manual=in_shard_map()), alike(a))
+    return forward.inference(rules.Static(call.problem, manual=in_shard_map(), path=choice.path()), alike(a))
 
 
 @named_arguments
@@ -142,7 +142,7 @@ def batch_norm_train(
     weight_of_batch, scalars = check.factor(momentum, num_batches)
     static = rules.Static(
         call.problem, axis_name=axis_name, parts=parts, manual=in_shard_map(), correction=correction,
-        momentum=weight_of_batch,
+        momentum=weight_of_batch, path=choice.path(),
     )  # fmt: skip
     if not call.problem.size or choice.path() == "array_api":
         found = formula.train(static, call, given | scalars)

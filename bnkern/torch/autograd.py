@@ -163,16 +163,9 @@ ops.batch_norm_backward.register_autograd(backward_backward, setup_context=setup
 
 # ---------------------------------------------------------------- how an operator is called
 
-_TWINS = {
-    "batch_norm_train": functorch.function(ops.batch_norm_train, train_backward, setup_train, vmap.train),
-    "batch_norm_inference": functorch.function(
-        ops.batch_norm_inference, inference_backward, setup_inference, vmap.inference
-    ),
-    "batch_norm_backward": functorch.function(
-        ops.batch_norm_backward, backward_backward, setup_backward, vmap.backward
-    ),
-}
-
+functorch.add_twin(ops.batch_norm_train, train_backward, setup_train, vmap.train)
+functorch.add_twin(ops.batch_norm_inference, inference_backward, setup_inference, vmap.inference)
+functorch.add_twin(ops.batch_norm_backward, backward_backward, setup_backward, vmap.backward)
 
 _EAGER: dict[str, tuple[Any, Any]] = {  # without and with a graph
     "batch_norm_train": (values.train, eager.function("train", values.train, train_backward, setup_train)),
@@ -188,6 +181,4 @@ def called(name: str, *arguments: Any) -> Any:
     """The operator on these arguments; under torch.func its twin, and in plain eager mode the values themselves."""
     if eager.unwatched(arguments):
         return eager.recorded(name, _EAGER[name][torch.is_grad_enabled()], arguments)
-    if name in _TWINS and functorch.transformed():
-        return _TWINS[name](*arguments)
-    return getattr(ops, name)(*arguments)
+    return functorch.called(getattr(ops, name), *arguments)

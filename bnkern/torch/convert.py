@@ -58,6 +58,8 @@ def convert(module: M, *, fuse: bool = False) -> Any:
 def restore(module: M) -> M:
     """Switch every layer of bnkern's in a model to PyTorch's: the way back from `convert`, also from fuse=True.
 
+    A `SyncBatchNorm` becomes torch.nn.SyncBatchNorm, also where `convert_sync` made it of a layer of another class.
+
     Parameters
     ----------
     module : torch.nn.Module
@@ -93,14 +95,23 @@ def convert_sync(module: M, process_group: Any = None) -> M:
     -------
     torch.nn.Module
         `module`.
+
+    Raises
+    ------
+    ValueError
+        If a layer is lazy and has seen no input yet. Nothing has been changed then.
+
+    Notes
+    -----
+    `restore` makes torch.nn.SyncBatchNorm of these layers, whatever rank they had before: PyTorch's class knows none.
     """
     _check_module(module)
-    for layer in module.modules():
-        if type(layer) in _TO_BNKERN or type(layer) in _TO_TORCH:
-            if isinstance(layer, torch.nn.modules.lazy.LazyModuleMixin):
-                raise ValueError("module: expected layers with their channels known, got a lazy one; run it once first")
-            layer.__class__ = SyncBatchNorm
-            layer.process_group = process_group
+    layers = [layer for layer in module.modules() if type(layer) in _TO_BNKERN or type(layer) in _TO_TORCH]
+    if any(isinstance(layer, torch.nn.modules.lazy.LazyModuleMixin) for layer in layers):
+        raise ValueError("module: expected layers with their channels known, got a lazy one; run it once first")
+    for layer in layers:
+        layer.__class__ = SyncBatchNorm
+        layer.process_group = process_group
     return module
 
 

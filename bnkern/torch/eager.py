@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from bnkern.torch import functorch
 
@@ -31,7 +30,6 @@ def unwatched(arguments: tuple[Any, ...]) -> bool:
         or torch._C._is_torch_function_mode_enabled()
         or functorch.transformed()
         or torch._C._is_tracing()
-        or getattr(forward_ad, "_current_level", 0) >= 0
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from bnkern._activations import ActivationSpec
+from bnkern._activations import ActivationSpec, parse
 from bnkern.torch import autograd
 
 
@@ -49,7 +49,8 @@ def batch_norm(
     Raises
     ------
     ValueError
-        If there is one value per channel in training, or a vector has not input's number of channels.
+        If there is one value per channel in training, a vector has not input's number of channels, or `activation` is
+        none of the above.
     TypeError
         If a dtype is none of the above.
 
@@ -104,9 +105,10 @@ def _count(input: Tensor) -> int:
 
 
 def _parsed(activation: ActivationSpec) -> tuple[str, float]:
-    """As the operators' schemas have it."""
+    """As the operators' schemas have it; what is no activation raises here, before anything is computed or written."""
     if activation is None:
         return "", 0.0
+    parse(activation)
     if isinstance(activation, tuple):
         name, slope = activation
         return name, float(slope)
@@ -122,11 +124,12 @@ def is_like(residual: Tensor | None, input: Tensor) -> bool:
 
 def activated(z: Tensor, activation: ActivationSpec) -> Tensor:
     """The activation as PyTorch computes it, where it cannot be fused."""
-    if isinstance(activation, tuple):
-        return torch.nn.functional.leaky_relu(z, activation[1])
-    if activation == "relu6":
+    name, slope = _parsed(activation)
+    if name == "leaky_relu":
+        return torch.nn.functional.leaky_relu(z, slope)
+    if name == "relu6":
         return torch.nn.functional.relu6(z)
-    return z if activation is None else torch.nn.functional.relu(z)
+    return torch.nn.functional.relu(z) if name == "relu" else z
 
 
 class _Paused(threading.local):

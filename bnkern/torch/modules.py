@@ -33,7 +33,15 @@ class FusedForward:
         """Normalise `input`; add `residual`, if given, and apply the activation: this call's, else the layer's."""
         module: Any = self
         module._check_input_dim(input)
-        return self._normalised(input, residual, activation, module._count_batch())
+        spec = self._applied(activation)
+        return self._normalised(input, residual, spec, module._count_batch())
+
+    def _applied(self, activation: ActivationSpec) -> ActivationSpec:
+        """A call's activation, else the layer's; checked before the batch is counted."""
+        spec = self.activation if activation is None else activation
+        if spec is not None:
+            _activations.parse(spec)
+        return spec
 
     def _normalised(self, input: Tensor, residual: Tensor | None, activation: ActivationSpec, tracked: bool) -> Tensor:
         module: Any = self
@@ -41,8 +49,7 @@ class FusedForward:
         mean, var = (module.running_mean, module.running_var) if used else (None, None)
         return batch_norm(
             input, mean, var, module.weight, module.bias, module._by_batch(), module.momentum, module.eps,
-            activation=module.activation if activation is None else activation, residual=residual,
-            num_batches_tracked=module.num_batches_tracked,
+            activation=activation, residual=residual, num_batches_tracked=module.num_batches_tracked,
         )  # fmt: skip
 
     def _by_batch(self) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from bnkern._activations import ActivationSpec
 from bnkern._api.forward import batch_norm_inference
@@ -65,23 +64,43 @@ class _Synchronised(torch.autograd.Function):
         return y, stats.mean, stats.var, stats.count
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Any) -> Any:
-        x, weight, bias, y, mean, var = ctx.saved_tensors
-        stats = BatchStats(mean, var, ctx.count)
-        how = {"weight": weight, "bias": bias, "y": y, **ctx.how}
         need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
-        dx = dweight = dbias = dresidual = None
-        own = backward_reduce(dy, x, stats, **how)
-        if need_x:
-            dx = backward_apply(dy, x, stats, reduced_sums(own, ctx.group), **how)
-        if need_weight:
-            dweight = own.sum_dy_xhat.to(weight.dtype)
-        if need_bias:
-            dbias = own.sum_dy.to(bias.dtype)
-        if need_residual:
-            dresidual = dy if ctx.how["activation"] is None else _behind(dy, y, ctx.how["activation"])
-        return dx, dweight, dbias, dresidual, None, None
+        behind = need_residual and ctx.how["activation"] is not None
+        needs = need_x, need_weight, need_bias, behind
+        stats = ctx.saved_tensors[4:], ctx.count
+        grads = _SynchronisedBackward.apply(dy, *ctx.saved_tensors[:4], stats, needs, ctx.how, ctx.group)
+        dx, dweight, dbias, dresidual = grads
+        return dx, dweight, dbias, dy if need_residual and not behind else dresidual, None, None
+
+
+class _SynchronisedBackward(torch.autograd.Function):
+    """The gradients as a function of dy, x and weight, so that none of the three is a constant to a second derivative.
+
+    `once_differentiable` would see dy alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, dy: Tensor, x: Tensor, weight: Any, bias: Any, y: Any, stats: Any, needs: Any, how: Any, group: Any
+    ) -> Any:
+        (mean, var), count = stats
+        of_batch = BatchStats(mean, var, count)
+        given = {"weight": weight, "bias": bias, "y": y, **how}
+        need_x, need_weight, need_bias, need_residual = needs
+        own = backward_reduce(dy, x, of_batch, **given)
+        dx = backward_apply(dy, x, of_batch, reduced_sums(own, group), **given) if need_x else None
+        dweight = own.sum_dy_xhat.to(weight.dtype) if need_weight else None
+        dbias = own.sum_dy.to(bias.dtype) if need_bias else None
+        return dx, dweight, dbias, _behind(dy, y, how["activation"]) if need_residual else None
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(
+            "SyncBatchNorm: expected no second derivative (create_graph=True) in a group of several processes, where "
+            "there is none; use BatchNorm1d, 2d or 3d for a loss of gradients, or take the gradients that it is made "
+            "of without create_graph"
+        )
 
 
 def _behind(dy: Tensor, y: Tensor, activation: Any) -> Tensor:
@@ -134,11 +153,11 @@ class SyncBatchNorm(FusedForward, torch.nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor, residual: Tensor | None = None, activation: ActivationSpec = None) -> Tensor:
         self._check_input_dim(input)
+        spec = self._applied(activation)
         group = self._group()
         tracked = self._count_batch()
         if group is None:
-            return self._normalised(input, residual, activation, tracked)
-        spec = self.activation if activation is None else activation
+            return self._normalised(input, residual, spec, tracked)
         buffers = (self.running_mean, self.running_var) if tracked else (None, None)
         given = (*buffers, self.weight, self.bias, self.momentum, self.eps, group)
         if is_like(residual, input):

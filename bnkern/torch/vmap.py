@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bnkern.torch import ops
+from bnkern.torch.functorch import called
 
 
 def _like_x(a: Tensor | None, dim: int | None, size: int) -> Tensor | None:
@@ -36,8 +37,8 @@ def _apart(result: Tensor, size: int) -> Tensor:
 
 def train(info: Any, dims: Any, x: Any, weight: Any, bias: Any, residual: Any, *how: Any) -> Any:
     b = info.batch_size
-    y, mean, var = ops.batch_norm_train(
-        _like_x(x, dims[0], b), _per_channel(weight, dims[1], b), _per_channel(bias, dims[2], b),
+    y, mean, var = called(
+        ops.batch_norm_train, _like_x(x, dims[0], b), _per_channel(weight, dims[1], b), _per_channel(bias, dims[2], b),
         _like_x(residual, dims[3], b), *how,
     )  # fmt: skip
     return (_apart(y, b), _apart(mean, b), _apart(var, b)), (1, 0, 0)
@@ -48,7 +49,7 @@ def inference(
 ) -> Any:
     b = info.batch_size
     vectors = (_per_channel(v, d, b) for v, d in zip((mean, var, weight, bias), dims[1:5], strict=True))
-    y = ops.batch_norm_inference(_like_x(x, dims[0], b), *vectors, _like_x(residual, dims[5], b), *how)
+    y = called(ops.batch_norm_inference, _like_x(x, dims[0], b), *vectors, _like_x(residual, dims[5], b), *how)
     return _apart(y, b), 1
 
 
@@ -58,7 +59,7 @@ def backward(
     b = info.batch_size
     vectors = (_per_channel(v, d, b) for v, d in zip((mean, var, weight, bias), dims[2:6], strict=True))
     arrays = (_like_x(a, d, b) for a, d in zip((dy, x), dims[:2], strict=True))
-    results = ops.batch_norm_backward(*arrays, *vectors, _like_x(y, dims[6], b), *how)
+    results = called(ops.batch_norm_backward, *arrays, *vectors, _like_x(y, dims[6], b), *how)
     needed = how[-4:]
     where = (1, 0, 0, 1)
     outputs = tuple(_apart(g, b) if n else g for g, n in zip(results, needed, strict=True))
@@ -79,7 +80,7 @@ def update(
     ways = (*dims[:4], dims[6])
     for i in range(info.batch_size):
         rm, rv, m, v, batches = (t if d is None else t.select(d, i) for t, d in zip(given, ways, strict=True))
-        ops.update_running(rm, rv, m, v, count, momentum, batches)
+        called(ops.update_running, rm, rv, m, v, count, momentum, batches)
     return None, None
 
 

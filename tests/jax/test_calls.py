@@ -77,3 +77,24 @@ def test_independent_calls_in_one_program(path):
     results = jax.jit(lambda xs: [train(x).y for x in xs])([jnp.asarray(c.x) for c in many])
     for y, c in zip(results, many, strict=True):
         assert same_bits(np.asarray(y), bnkern.batch_norm_train(c.x)[0])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+def test_every_integer_counts_batches(path, arrays, dtype):
+    given = {"running_mean": arrays["running_mean"], "running_var": arrays["running_var"], "momentum": None}
+    want = train(arrays["x"], num_batches=3, **given)
+    with jax.enable_x64("64" in dtype):
+        got = jax.jit(lambda n: train(arrays["x"], num_batches=n, **given))(jnp.asarray(3, dtype))
+        last = train(arrays["x"], num_batches=jnp.asarray(jnp.iinfo(dtype).max, dtype), **given)
+    assert same_bits(np.asarray(got.running_mean), np.asarray(want.running_mean))
+    assert np.isfinite(last.running_var).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_every_real_number_is_a_momentum(path, arrays, dtype):
+    given = {"running_mean": arrays["running_mean"], "running_var": arrays["running_var"]}
+    want = train(arrays["x"], momentum=0.25, **given)
+    with jax.enable_x64("64" in dtype):
+        got = jax.jit(lambda m: train(arrays["x"], momentum=m, **given))(jnp.asarray(0.25, dtype))
+    assert same_bits(np.asarray(got.running_mean), np.asarray(want.running_mean))
+    assert same_bits(np.asarray(got.running_var), np.asarray(want.running_var))

@@ -48,6 +48,22 @@ def test_inference_twice_in_reverse(path, double, activation):
     check_grads(jax.jit(f), arguments, order=2, modes=["rev"])
 
 
+@pytest.mark.parametrize(
+    "function", [lambda x: bnkern.jax.batch_norm_train(x).stats, bnkern.batch_stats], ids=["train", "stats"]
+)
+@pytest.mark.parametrize("seen", [("mean",), ("var",), ("mean", "var"), ()], ids=" ".join)
+def test_through_the_statistics_alone(path, double, function, seen):
+    """Nothing else of the call is looked at, so its gradient has only their parts, each of which may be a row."""
+
+    def f(x):
+        stats = function(x)
+        return sum(((getattr(stats, name) + 1) ** 3).sum() for name in seen) + 0.0 * x[0, 0, 0]
+
+    check_grads(jax.jit(f), (double["x"],), order=2, modes=["rev"])
+    assert jax.grad(f)(double["x"]).shape == double["x"].shape
+    assert jax.vmap(jax.grad(f))(double["x"][None]).shape == (1, *double["x"].shape)
+
+
 def test_plain_functions_in_reverse(path, double):
     """batch_stats, and the backward functions themselves, whose gradients are second ones."""
     x, dy, weight = double["x"], double["dy"], double["weight"]

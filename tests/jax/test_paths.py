@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from helpers.compare import same_bits
 from helpers.libraries import of_framework
 
 import bnkern
@@ -80,6 +82,21 @@ def test_processes_that_build_at_once(tmp_path):
     assert done.stdout.startswith("ffi|")
 
 
+def test_a_handler_that_was_cut_off(python, tmp_path):
+    """As by a full disk: never loaded, which would end the process, but built again; and told if that cannot be."""
+    if bnkern.jax.chosen_path().path != "ffi":
+        pytest.skip(f"no handler here: {bnkern.jax.chosen_path().why}")
+    environment = {"BNKERN_CACHE_DIR": str(tmp_path / "cut"), "BNKERN_JAX": None}
+    assert python(USE, env=environment, timeout=300).stdout.startswith("ffi|")
+    (handler,) = (tmp_path / "cut").iterdir()
+    whole = handler.read_bytes()
+    for contents in (whole[: len(whole) // 2], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+        handler.write_bytes(contents)
+        assert python(USE, env=environment | {"CXX": "false"}, timeout=300).stdout.startswith("callback|")
+        assert python(USE, env=environment, timeout=300).stdout.startswith("ffi|")
+        assert handler.read_bytes() == whole
+
+
 def test_explain_tells():
     told = []
     jax.jit(lambda x: told.append(bnkern.explain(x)))(jnp.ones((4, 5)))
@@ -89,3 +106,21 @@ def test_explain_tells():
 
 def test_import_alone_loads_no_jax(python):
     python("import sys, bnkern; assert 'jax' not in sys.modules")
+
+
+def test_the_path_of_a_call_is_that_of_its_forward_pass(path, arrays):
+    """A pull, or a function that was traced already, goes on where it began, whatever block it is called in."""
+    x, dy = arrays["x"], arrays["dy"]
+
+    def f(x):
+        return bnkern.jax.batch_norm_train(x, residual=x, activation="relu").y
+
+    want = jax.vjp(f, x)[1](dy)[0]
+    _, pull = jax.vjp(f, x)
+    traced = jax.jit(f)
+    traced(x)
+    with bnkern.jax.use_path("array_api"):
+        assert same_bits(np.asarray(pull(dy)[0]), np.asarray(want))
+        assert same_bits(np.asarray(jax.vjp(traced, x)[1](dy)[0]), np.asarray(want))
+        _, pull = jax.vjp(f, x)
+    np.testing.assert_allclose(pull(dy)[0], want, atol=1e-5)

@@ -84,10 +84,13 @@ def errors(rank):
     layer = bt.SyncBatchNorm(3)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         layer(torch.ones(1 - rank, 3))
-    x = torch.randn(4, 3, requires_grad=True)
-    (dx,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dx.sum().backward()
+    for function, residual in ((lambda y: y.pow(3).sum(), None), (lambda y: y.sum(), torch.randn(4, 3))):
+        x = torch.randn(4, 3, requires_grad=True)
+        y = layer(x, residual, activation=None if residual is None else "relu")
+        grads = torch.autograd.grad(function(y), (x, layer.weight), create_graph=True)
+        for grad in grads:  # in the second, dy is a constant
+            with pytest.raises(RuntimeError, match="SyncBatchNorm: expected no second derivative"):
+                (y.mean() + grad.pow(2).sum()).backward(retain_graph=True)
 
 
 if __name__ == "__main__":

@@ -253,8 +253,10 @@ def test_other_messages():
             function(1)
     with pytest.raises(ValueError, match=r"module: expected what convert"):
         bt.fusion_report(nn.ReLU())
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.LazyBatchNorm1d())
     with pytest.raises(ValueError, match="lazy one"):
-        bt.convert_sync(nn.LazyBatchNorm1d())
+        bt.convert_sync(model)
+    assert [type(layer) for layer in model] == [nn.BatchNorm2d, nn.LazyBatchNorm1d]
 
 
 def test_a_fused_model_compiles():

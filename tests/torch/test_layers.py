@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import bnkern  # noqa: E402
 import bnkern.torch as bt  # noqa: E402
+from bnkern.torch.functional import activated  # noqa: E402
 
 nn = torch.nn
 SHAPES = {"1d": (8, 5, 4), "2d": (4, 5, 6, 3), "3d": (2, 5, 3, 2, 4)}
@@ -302,3 +303,20 @@ def test_subclasses_with_their_own_rules_are_asked():
 
     x = torch.ones(4, 5).as_subclass(Loud)
     assert bt.batch_norm(x, None, None, training=True) == ("asked", bt.batch_norm)
+
+
+@pytest.mark.parametrize("residual", [None, torch.ones(5, 1, 1), torch.ones(4, 5, 6, 3)], ids=["", "row", "like x"])
+@pytest.mark.parametrize("wrong", ["gelu", ("foo", 0.1), ("relu",), "leaky_relu", ("leaky_relu", -1.0)], ids=str)
+def test_no_other_activation_passes_for_relu(wrong, residual):
+    """Also where PyTorch adds the residual and applies the activation; the batch is not counted."""
+    x, mean, var = torch.randn(4, 5, 6, 3), torch.zeros(5), torch.ones(5)
+    for training in (True, False):
+        with pytest.raises(ValueError, match="activation: expected"):
+            bt.batch_norm(x, mean, var, training=training, activation=wrong, residual=residual)
+    for layer in (bt.BatchNorm2d(5), bt.SyncBatchNorm(5)):
+        with pytest.raises(ValueError, match="activation: expected"):
+            layer(x, residual, activation=wrong)
+        assert layer.num_batches_tracked == 0
+    with pytest.raises(ValueError, match="activation: expected"):
+        activated(x, wrong)
+    assert torch.equal(mean, torch.zeros(5))

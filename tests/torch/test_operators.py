@@ -121,7 +121,7 @@ def test_only_what_is_needed_is_computed(monkeypatch):
 @pytest.mark.parametrize("training", [True, False], ids=["training", "frozen"])
 def test_torch_func(training):
     """grad, grad of grad, jacrev, and vmap over them, each against PyTorch's own function."""
-    from torch.func import grad, jacrev, vmap
+    from torch.func import grad, jacrev, vjp, vmap
 
     x, _, _, w, b = (t.detach() for t in operands((4, 3, 5)))
     xs = torch.randn(2, 4, 3, 5, dtype=torch.float64)
@@ -138,9 +138,52 @@ def test_torch_func(training):
         lambda f: vmap(f, (None, 0))(w, xs),
         lambda f: vmap(grad(f, 1), (None, 0))(w, xs),
         lambda f: vmap(grad(f), (None, 3))(w, xs.movedim(0, 3)),
+        lambda f: grad(lambda w: vmap(f, (None, 0))(w, xs).sum())(w),
+        lambda f: grad(lambda x: grad(lambda x: vmap(f, (None, 0))(w, x).sum())(x).pow(2).sum())(xs),
+        lambda f: vjp(lambda x: vmap(f, (None, 0))(w, x), xs)[1](xs[:, 0, 0, 0])[0],
+        lambda f: jacrev(jacrev(f, 1), 1)(w, x),
     ]
     for transform in transforms:
         torch.testing.assert_close(transform(loss(bt.batch_norm)), transform(loss(torch.nn.functional.batch_norm)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # PyTorch's own, where forward mode begins
+def test_forward_mode_is_refused_and_never_drops_a_tangent():
+    """Under torch.func, in a dual level of one's own, and in linearize, which has neither transform nor tangent."""
+    from torch.autograd import forward_ad
+    from torch.func import hessian, jacfwd, jvp, linearize
+
+    x = operands()[0].detach()
+
+    def f(x):
+        return bt.batch_norm(x, None, None, training=True).pow(3).sum()
+
+    modes = [lambda: jvp(f, (x,), (x,)), lambda: jacfwd(f)(x), lambda: hessian(f)(x), lambda: linearize(f, x)[1](x)]
+    for mode in modes:
+        with pytest.raises(NotImplementedError, match=r"bnkern\.torch: expected reverse mode"):
+            mode()
+    with forward_ad.dual_level():
+        with pytest.raises(NotImplementedError, match=r"bnkern\.torch: expected reverse mode"):
+            f(forward_ad.make_dual(x, x))
+        leaf = x.clone().requires_grad_()
+        (inside,) = torch.autograd.grad(f(leaf), leaf)
+    (outside,) = torch.autograd.grad(f(leaf), leaf)
+    assert torch.equal(inside, outside)
+
+
+def test_an_ensemble_with_buffers_under_grad():
+    """Running statistics of mapped elements, updated while grad is around vmap."""
+    xs, w = torch.randn(3, 4, 5), torch.rand(5)
+
+    def step(function):
+        means, variances = torch.zeros(3, 5), torch.ones(3, 5)
+
+        def loss(w):
+            return torch.vmap(lambda x, m, v: function(x, m, v, w, None, True))(xs, means, variances).pow(3).sum()
+
+        return torch.func.grad(loss)(w), means, variances
+
+    torch.testing.assert_close(step(bt.batch_norm), step(torch.nn.functional.batch_norm), rtol=1e-4, atol=1e-4)
 
 
 def test_vmap_gives_each_element_its_own_statistics():

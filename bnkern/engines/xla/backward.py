@@ -10,7 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from bnkern._call import INPUT_GRAD, REDUCE, Call, new_call
 from bnkern.engines import array_api
-from bnkern.engines.xla.passes import compute, of_call
+from bnkern.engines.xla.passes import compute, of_call, on_every_device
 from bnkern.engines.xla.rules import Static, Wanted, differentiable, wide
 
 
@@ -20,7 +20,7 @@ def _backward_passes(static: Static, a: dict[str, Any]) -> dict[str, Any]:
     asked = {"dx": ("out", "")} if call.passes & INPUT_GRAD and "x" in call.needs else {}
     asked |= {"dresidual": ("dresidual", "")} if call.dresidual else {}
     asked |= {name: (name, wide()) for name in ("sum_dy", "sum_dy_xhat") if call.passes & REDUCE}
-    spec = of_call(call, frozen=call.frozen, dresidual=call.dresidual)._replace(count=static.whole)
+    spec = of_call(call, path=static.path, frozen=call.frozen, dresidual=call.dresidual)._replace(count=static.whole)
     return dict(zip(asked, compute(spec, a, [*asked.values()], static.problem.channels), strict=True))
 
 
@@ -33,8 +33,8 @@ def _call_of_passes(static: Static) -> Call:
 
 def _pull_of_passes(static: Static, a: dict[str, Any], wanted: Wanted, ct: dict[str, Any]) -> dict[str, Any]:
     """By the formula in jax.numpy."""
-    found, pull = jax.vjp(partial(_passes_by_formula, static), a)
-    (back,) = pull({name: _instantiated(ct[name], v) for name, v in found.items()})
+    found, pull = jax.vjp(partial(_passes_by_formula, static), {name: on_every_device(v) for name, v in a.items()})
+    (back,) = pull({name: on_every_device(_instantiated(ct[name], v)) for name, v in found.items()})
     return {name: v for name, v in back.items() if v.dtype != jax.dtypes.float0}
 
 

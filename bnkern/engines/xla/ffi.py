@@ -1,8 +1,9 @@
 """The path without Python: a handler of XLA's foreign function interface that calls the kernels (handler.cc).
 
 It is compiled at first use, where a C++ compiler is, into a folder of the user's that later processes find it in: a
-file whose name is a hash of everything that it was made of. A process that builds it writes another file and renames
-it, so any number of processes may do so at once.
+file whose name is a hash of everything that it was made of, and a hash of its contents. A process that builds it writes
+another file and renames it, so any number of processes may do so at once. What has not the contents of its name is not
+loaded (a full disk may have cut it off, and the loader ends the process on such a file), but built again.
 """
 
 from __future__ import annotations
@@ -69,12 +70,21 @@ def _built() -> Path:
     source, include = _source(), [Path(jax.ffi.include_dir()), Path(__file__).parents[2] / "include", HERE]
     headers = [*(include[0] / name for name in HEADERS), include[1] / "bnkern.h", HERE / "buffers.h"]
     made_of = [source, *(header.read_text() for header in headers), *FLAGS, platform.machine(), *platform.libc_ver()]
-    name = f"bnkern-jax-{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:20]}.so"
+    name = f"bnkern-jax-{_digest(chr(0).join(made_of).encode())}"
     folder = _folder()
-    path = folder / name
-    if not path.exists():
-        _compile(source, include, path)
-    return path
+    there = filter(_is_whole, sorted(folder.glob(f"{name}-*.so")))
+    return next(there, None) or _compile(source, include, folder, name)
+
+
+def _digest(contents: bytes) -> str:
+    return hashlib.sha256(contents).hexdigest()[:20]
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return path.stem.endswith(f"-{_digest(path.read_bytes())}")
+    except OSError:
+        return False
 
 
 def _source() -> str:
@@ -85,18 +95,20 @@ def _source() -> str:
     return f"enum {{ {entries} }};\n{(HERE / 'handler.cc').read_text()}"
 
 
-def _compile(source: str, include: list[Path], path: Path) -> None:
+def _compile(source: str, include: list[Path], kept_in: Path, name: str) -> Path:
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), "")
     if not compiler:
         raise RuntimeError("no C++ compiler: g++, c++ or clang++ on the path, or CXX in the environment")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=kept_in) as folder:
         made, text = Path(folder, "handler.so"), Path(folder, "handler.cc")
         text.write_text(source)
         command = [*compiler.split(), *FLAGS, *(f"-I{at}" for at in include), str(text), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
             raise RuntimeError(f"{compiler} ended with {done.returncode}: {done.stderr.strip()[:400]}")
+        path = kept_in / f"{name}-{_digest(made.read_bytes())}.so"
         os.replace(made, path)
+        return path
 
 
 def _folder() -> Path:

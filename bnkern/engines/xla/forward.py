@@ -30,7 +30,7 @@ def _train(static: Static, a: dict[str, Any]) -> dict[str, Any]:
         found = compute(spec, same | updated, [("out", ""), *vectors, *running], channels)
         return dict(zip(["y", *names], found, strict=True))
     parts = compute(spec_of(static, STATS), {"x": a["x"]}, [("mean", BITS), ("var", BITS)], channels)
-    spec = Spec(kind=MERGE, count=static.problem.count)._replace(**update)
+    spec = Spec(kind=MERGE, count=static.problem.count, path=static.path)._replace(**update)
     operands = dict(zip(("mean", "var"), (gathered(static, v) for v in parts), strict=True))
     found = compute(spec, operands | updated, [*vectors, *running], channels)
     exact = {"mean": found[0], "var": found[1]}
@@ -65,7 +65,8 @@ def _through_statistics(static: Static, dx: Any, x: Any, mean: Any, dmean: Any, 
         more = more + (x.astype(mean.dtype) - mean.reshape(shape)) * (2 * dvar / p.count).reshape(shape)
     if isinstance(more, float):
         return dx
-    return (more if dx is None else dx.astype(mean.dtype) + more).astype(x.dtype)
+    whole = jax.numpy.broadcast_to(more, p.shape) if dx is None else dx.astype(mean.dtype) + more
+    return whole.astype(x.dtype)
 
 
 train = differentiable(_train, _kept_of_train, _pull_of_train)

@@ -10,7 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from bnkern._call import INPUT_GRAD, REDUCE, STATS, Call, new_call
 from bnkern.engines import array_api
-from bnkern.engines.xla.passes import ADD, BITS, Spec, compute, of_call, varying
+from bnkern.engines.xla.passes import ADD, BITS, Spec, compute, of_call, on_every_device, placed, placement, varying
 from bnkern.engines.xla.rules import Static, Wanted, wide
 
 
@@ -34,7 +34,7 @@ def gradients(static: Static, a: dict[str, Any]) -> dict[str, Any]:
     wanted = sorted(static.needs) if call.dresidual else sorted(static.needs - {"residual"})
     found: dict[str, Any] = {}
     if static.axis_name is None or not call.passes & REDUCE:
-        spec = of_call(call, frozen=call.frozen, dresidual=call.dresidual)
+        spec = of_call(call, path=static.path, frozen=call.frozen, dresidual=call.dresidual)
         if call.passes:
             found = dict(zip(wanted, compute(spec, a, [names[n] for n in wanted], call.problem.channels), strict=True))
     else:
@@ -55,15 +55,16 @@ def _gradients_of_part(static: Static, call: Call, a: dict[str, Any], wanted: li
     channels = call.problem.channels
     sums = [("sum_dy", BITS), ("sum_dy_xhat", BITS)]
     of_sums = [(n, asked) for n, asked in wanted if n in ("weight", "bias")]
-    spec = of_call(call, frozen=call.frozen)._replace(passes=REDUCE)
+    spec = of_call(call, path=static.path, frozen=call.frozen)._replace(passes=REDUCE)
     part = compute(spec, a, [*sums, *(asked for _, asked in of_sums)], channels)
     found = {n: v for (n, _), v in zip(of_sums, part[2:], strict=True)}
     like_x = [(n, asked) for n, asked in wanted if n in ("x", "residual")]
     if like_x:
         if not call.frozen:
             parts = [gathered(static, v) for v in part[:2]]
-            whole = compute(Spec(kind=ADD), dict(zip(("sum_dy", "sum_dy_xhat"), parts, strict=True)), sums, channels)
-            a = a | dict(zip(("sum_dy", "sum_dy_xhat"), whole, strict=True))
+            names = "sum_dy", "sum_dy_xhat"
+            whole = compute(Spec(kind=ADD, path=static.path), dict(zip(names, parts, strict=True)), sums, channels)
+            a = a | dict(zip(names, whole, strict=True))
         spec = spec._replace(passes=INPUT_GRAD, count=static.total, dresidual=call.dresidual)
         arrays = compute(spec, a, [asked for _, asked in like_x], channels)
         found |= {n: v for (n, _), v in zip(like_x, arrays, strict=True)}
@@ -77,10 +78,10 @@ def _gradients_forward(static: Static, a: dict[str, Any]) -> tuple[dict[str, Any
 def _gradients_backward(static: Static, a: dict[str, Any], ct: dict[str, Any]) -> tuple[dict[str, Any]]:
     """By the formula in jax.numpy, with the statistics as a function of x unless they are frozen."""
     exact = {name: v for name, v in a.items() if v.dtype == "uint32"}
-    given = {name: v for name, v in a.items() if name not in exact}
+    given = {name: on_every_device(v) for name, v in a.items() if name not in exact}
     _, pull = jax.vjp(partial(gradients_by_formula, static), given)
-    (back,) = pull(ct)
-    return (back | dict.fromkeys(exact),)
+    (back,) = pull(jax.tree.map(on_every_device, ct))
+    return ({name: placed(v, placement(a[name])) for name, v in back.items()} | dict.fromkeys(exact),)
 
 
 def gradients_by_formula(static: Static, a: dict[str, Any]) -> dict[str, Any]:

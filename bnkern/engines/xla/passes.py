@@ -21,7 +21,6 @@ import jax
 import numpy as np
 
 from bnkern._call import Call
-from bnkern.engines.xla import choice
 
 BITS = "bits"
 LIKE_X = ("x", "dy", "residual", "y", "out", "dresidual")
@@ -78,7 +77,7 @@ def of_call(call: Call, **more: Any) -> Spec:
 def compute(spec: Spec, operands: dict[str, Any], results: list[tuple[str, str]], channels: int) -> list[Any]:
     """The results of a call, in the order asked for. Operands that are None are left out."""
     given = {name: a for name, a in operands.items() if a is not None}
-    spec = spec._replace(operands=tuple(given), results=tuple(results), share=_devices(), path=choice.path())
+    spec = spec._replace(operands=tuple(given), results=tuple(results), share=_devices())
     return _lowered(spec, channels, *given.values())
 
 
@@ -89,7 +88,31 @@ def _lowered(spec: Spec, channels: int, *arrays: Any) -> list[Any]:
     axes = frozenset().union(*map(varying, arrays))
     arrays = tuple(as_varying(a, axes) for a in arrays)
     way = import_module(f"bnkern.engines.xla.{spec.path}")
-    return [as_varying(a, axes) for a in way.call(spec, shapes, arrays)]
+    found = [as_varying(a, axes) for a in way.call(spec, shapes, arrays)]
+    mesh = next(filter(None, map(placement, arrays)), None)
+    if mesh is None:
+        return found
+    given = dict(zip(spec.operands, arrays, strict=True))
+    everywhere = mesh.update(spec=jax.sharding.PartitionSpec())
+    wheres = (placement(_twin_of(name, given)) or everywhere for name, _ in spec.results)
+    return [jax.sharding.reshard(a, where) for a, where in zip(found, wheres, strict=True)]
+
+
+def _twin_of(name: str, given: dict[str, Any]) -> Any:
+    """The operand that a result is placed like, on a mesh with explicit axes: x, or the old running statistics."""
+    names = LIKE_X if name in LIKE_X else (name,) if name.startswith("running") else ()
+    return next((given[n] for n in names if n in given), None)
+
+
+def placement(a: Any) -> Any:
+    """The sharding that belongs to an array's type: where its mesh has explicit axes. None elsewhere."""
+    sharding = getattr(jax.typeof(a), "sharding", None) if a is not None else None
+    return sharding if getattr(getattr(sharding, "mesh", None), "explicit_axes", ()) else None
+
+
+def placed(a: Any, sharding: Any) -> Any:
+    """The array with this sharding in its type; as it is where the type has none."""
+    return a if sharding is None or jax.typeof(a).sharding == sharding else jax.sharding.reshard(a, sharding)
 
 
 def _result(name: str, dtype: str, channels: int, model: Any) -> Any:
@@ -111,6 +134,12 @@ def as_varying(a: Any, axes: frozenset[Any]) -> Any:
     """The array, said to differ along all of these axes; JAX then adds up its gradient over the devices."""
     missing = tuple(axes - varying(a))
     return jax.lax.pcast(a, missing, to="varying") if missing else a
+
+
+def on_every_device(a: Any) -> Any:
+    """The array whole on every device, as the kernels see it: the formulas index it, which no split axis bears."""
+    sharding = placement(a)
+    return a if sharding is None else placed(a, sharding.update(spec=jax.sharding.PartitionSpec(*[None] * a.ndim)))
 
 
 def alike(a: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from bnkern._call import Problem, new_call
-from bnkern.engines.xla.passes import Spec, of_call
+from bnkern.engines.xla.passes import Spec, of_call, placed, placement
 
 Rule = Callable[..., Any]
 
@@ -35,6 +35,7 @@ class Static(NamedTuple):
     passes: int = 0  # in `backward_passes`
     whole: int = 0  # values per channel of the whole batch, in `backward_passes`
     needs: frozenset[str] = frozenset()
+    path: str = ""  # of the forward pass; the backward pass may be traced where another was asked for
     out_dtypes: tuple[Any, Any] = ("float32", "float32")  # of dweight and dbias
 
     @property
@@ -49,8 +50,12 @@ class Wanted(frozenset[str]):
 
 
 @jax.tree_util.register_static
-class Names(frozenset[str]):
-    """The operands that there are."""
+class Operands(frozenset[tuple[str, Any]]):
+    """The operands that there are, each with its placement, which its gradient must have too."""
+
+
+def _operands(a: dict[str, Any]) -> Operands:
+    return Operands((name, placement(value)) for name, value in a.items())
 
 
 def wide() -> str:
@@ -60,7 +65,7 @@ def wide() -> str:
 
 def spec_of(static: Static, passes: int, **more: Any) -> Spec:
     """The Spec of passes on x."""
-    return of_call(new_call(static.problem, passes, None), **more)
+    return of_call(new_call(static.problem, passes, None), path=static.path, **more)
 
 
 def differentiable(primal: Rule, keep: Rule, pull: Rule) -> Rule:
@@ -74,16 +79,17 @@ def differentiable(primal: Rule, keep: Rule, pull: Rule) -> Rule:
         a = {name: m.value for name, m in marked.items()}
         found = asking(static, a)
         wanted = Wanted(name for name, m in marked.items() if m.perturbed)
-        return found, (keep(static, a, found), wanted, Names(a))
+        return found, (keep(static, a, found), wanted, _operands(a))
 
     def forward_plain(static: Static, a: dict[str, Any]) -> tuple[Any, Any]:
         found = plain(static, a)
-        return found, (keep(static, a, found), Wanted(a), Names(a))
+        return found, (keep(static, a, found), Wanted(a), _operands(a))
 
     def backward(static: Static, kept: Any, ct: Any) -> tuple[dict[str, Any]]:
-        operands, wanted, names = kept
-        grads = pull(static, operands, wanted, ct)
-        return ({name: grads.get(name) for name in names},)  # None is zero
+        values, wanted, operands = kept
+        grads = pull(static, values, wanted, ct)
+        found = {name: (grads.get(name), where) for name, where in operands}  # None is zero
+        return ({name: None if g is None else placed(g, where) for name, (g, where) in found.items()},)
 
     asking.defvjp(forward_asking, backward, symbolic_zeros=True)
     plain.defvjp(forward_plain, backward)

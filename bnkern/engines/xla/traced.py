@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bnkern._call import NORMALISE, STATS, Call, Results
-from bnkern.engines.xla import backward, forward, rules
+from bnkern.engines.xla import backward, choice, forward, rules
 from bnkern.engines.xla.passes import alike, in_shard_map
 
 
 def run(call: Call) -> Results:
     a = alike(dict(call.operands()))
-    static = rules.Static(call.problem, manual=in_shard_map())
+    static = rules.Static(call.problem, manual=in_shard_map(), path=choice.path())
     if call.passes & STATS:
         found = (forward.train if call.passes & NORMALISE else forward.statistics)(static, a)
         return found.get("y"), found["mean"], found["var"], None, None, None
