@@ -9,12 +9,16 @@ from typing import Any
 import torch
 import torch.nn as _nn
 from torch.fx import GraphModule, Node
+from torch.nn.utils import parametrize
 
 from bnkern._api.deployment import fold_batch_norm
 from bnkern.torch.fuse import split_node
 from bnkern.torch.modules import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from bnkern.torch.sync import SyncBatchNorm
-from bnkern.torch.trace import FusionReport, has_hooks, layer_of, traced
+from bnkern.torch.trace import (
+    FusionReport, arguments_by_position, called_sequentials, has_hooks, keep_report, layer_of, reads_of, shared_tensors,
+    tensors_of, traced,
+)  # fmt: skip
 
 _FORWARD = (_nn.Linear, _nn.Conv1d, _nn.Conv2d, _nn.Conv3d)  # exact types: others may use their weight differently
 _TRANSPOSED = (_nn.ConvTranspose1d, _nn.ConvTranspose2d, _nn.ConvTranspose3d)
@@ -26,8 +30,31 @@ class FoldedLinear(_nn.Linear):
     """A linear layer that a BatchNorm1d was folded into: its channels are the last axis of (N, C) input alone."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        torch._assert(input.dim() == 2, "expected 2D input, (N, C): a BatchNorm1d was folded into this linear layer")
+        told = "expected 2D input, (N, C): a BatchNorm1d was folded into this linear layer; of (N, C, L) it would "
+        torch._assert(input.dim() == 2, told + "normalise axis 1, which is not the layer's result: do not fold there")
         return super().forward(input)
+
+
+class _Batched:
+    """A Conv1d that a BatchNorm1d was folded into: what it makes of (C, L) input, BatchNorm1d takes for (N, C)."""
+
+    def forward(self, input: torch.Tensor, *args: Any) -> torch.Tensor:
+        torch._assert(input.dim() == 3, "expected 3D input, (N, C, L): a BatchNorm1d was folded into this convolution")
+        result: torch.Tensor = super().forward(input, *args)  # type: ignore[misc]
+        return result
+
+
+class FoldedConv1d(_Batched, _nn.Conv1d):
+    __doc__ = _Batched.__doc__
+
+
+class FoldedConvTranspose1d(_Batched, _nn.ConvTranspose1d):
+    __doc__ = _Batched.__doc__
+
+
+_OF_RANK: dict[type, type] = {
+    _nn.Linear: FoldedLinear, _nn.Conv1d: FoldedConv1d, _nn.ConvTranspose1d: FoldedConvTranspose1d,
+}  # fmt: skip
 
 
 def fold(module: _nn.Module) -> _nn.Module:
@@ -61,7 +88,7 @@ def fold(module: _nn.Module) -> _nn.Module:
     else:
         report, result = FusionReport(), found
         _in_graph(found, report)
-    object.__setattr__(result, "_bnkern_report", report)
+    keep_report(result, report)
     return result.eval()
 
 
@@ -70,13 +97,17 @@ def _in_graph(made: GraphModule, report: FusionReport) -> None:
     for node in made.graph.nodes:
         if node.op == "call_module":
             calls[layer_of(made, node)] = calls.get(layer_of(made, node), 0) + 1
+    taboo = reads_of(made) | shared_tensors(made)
     for node in list(made.graph.nodes):
         bn = layer_of(made, node)
         if not isinstance(bn, _NORMS):
             continue
+        if not arguments_by_position(node):
+            report.left.append((str(node.target), "its call has arguments of its own"))
+            continue
         before = node.args[0]
         linear = layer_of(made, before)
-        reason = _reason(linear, bn)
+        reason = _reason(linear, bn, taboo)
         if not reason and (len(before.users) > 1 or calls[linear] > 1):
             reason = "the layer before it is used elsewhere too"
         if reason:
@@ -106,12 +137,11 @@ def _in_sequentials(module: _nn.Module, report: FusionReport) -> None:
     for parent in names:
         for child in parent.children():
             held[child] = held.get(child, 0) + 1
-    for parent in names:
-        if type(parent) is not _nn.Sequential:
-            continue
+    taboo = shared_tensors(module)
+    for parent in called_sequentials(module):
         children = list(parent.named_children())
         for (_, linear), (at, bn) in pairwise(children):
-            if isinstance(bn, _NORMS) and not _reason(linear, bn) and held[linear] == held[bn] == 1:
+            if isinstance(bn, _NORMS) and not _reason(linear, bn, taboo) and held[linear] == held[bn] == 1:
                 take_in(linear, bn)
                 activation = getattr(bn, "activation", None)
                 setattr(parent, at, _nn.Identity() if activation is None else _layer_of(activation))
@@ -119,7 +149,7 @@ def _in_sequentials(module: _nn.Module, report: FusionReport) -> None:
                 done.add(bn)
     for m, name in names.items():
         if isinstance(m, _NORMS) and m not in done:
-            reason = "the model was not traced, and no layer to fold into is before it in a torch.nn.Sequential"
+            reason = "the model was not traced, and it is in no torch.nn.Sequential, called whole, behind a layer to fold into"
             report.left.append((name, reason))
 
 
@@ -129,8 +159,10 @@ def _layer_of(activation: Any) -> _nn.Module:
     return {"relu": _nn.ReLU, "relu6": _nn.ReLU6}[activation]()
 
 
-def _reason(linear: Any, bn: Any) -> str:
-    """Why a BatchNorm cannot be folded into what is before it; "" where it can."""
+def _reason(linear: Any, bn: Any, taboo: set[int]) -> str:
+    """Why a BatchNorm cannot be folded into what is before it; "" where it can. `taboo`: tensors others use too."""
+    if linear is not None and (parametrize.is_parametrized(linear) or _has_weight_hook(linear)):
+        return "the layer before it is parametrised (weight_norm, spectral_norm, ...); remove that first, then fold"
     if type(linear) not in _FORWARD + _TRANSPOSED:
         return "no convolution or linear layer is before it"
     if bn.running_mean is None or bn.running_var is None:
@@ -139,8 +171,15 @@ def _reason(linear: Any, bn: Any) -> str:
         return "it is of a class of its own"
     if has_hooks(bn) or has_hooks(linear):
         return "there are hooks on it or on the layer before it"
+    if taboo & tensors_of(linear, bn):
+        return "a weight or statistic of it, or of the layer before it, is used elsewhere too"
     channels = linear.out_features if type(linear) is _nn.Linear else linear.out_channels
     return "" if bn.num_features == channels else "its channels are not those of the layer before it"
+
+
+def _has_weight_hook(linear: _nn.Module) -> bool:
+    """Whether torch.nn.utils.weight_norm, spectral_norm or pruning makes its weight anew before each call."""
+    return any(type(hook).__module__.startswith("torch.nn.utils.") for hook in linear._forward_pre_hooks.values())
 
 
 def take_in(linear: Any, bn: Any) -> None:
@@ -152,7 +191,7 @@ def take_in(linear: Any, bn: Any) -> None:
             groups=getattr(linear, "groups", 1),
         )  # fmt: skip
     kept = linear.weight.requires_grad
+    weight = torch.empty_like(linear.weight).copy_(weight)  # empty_like: in channels_last where it was
     linear.weight = _nn.Parameter(weight, requires_grad=kept)
     linear.bias = _nn.Parameter(bias, requires_grad=kept)
-    if type(linear) is _nn.Linear:
-        linear.__class__ = FoldedLinear
+    linear.__class__ = _OF_RANK.get(type(linear), type(linear))
