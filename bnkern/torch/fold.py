@@ -16,9 +16,18 @@ from bnkern.torch.fuse import split_node
 from bnkern.torch.modules import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from bnkern.torch.sync import SyncBatchNorm
 from bnkern.torch.trace import (
-    FusionReport, arguments_by_position, called_sequentials, has_hooks, keep_report, layer_of, reads_of, shared_tensors,
-    tensors_of, traced,
-)  # fmt: skip
+    FusionReport,
+    arguments_by_position,
+    called_sequentials,
+    has_hooks,
+    holders,
+    keep_report,
+    layer_of,
+    reads_of,
+    shared_tensors,
+    tensors_of,
+    traced,
+)
 
 _FORWARD = (_nn.Linear, _nn.Conv1d, _nn.Conv2d, _nn.Conv3d)  # exact types: others may use their weight differently
 _TRANSPOSED = (_nn.ConvTranspose1d, _nn.ConvTranspose2d, _nn.ConvTranspose3d)
@@ -38,9 +47,9 @@ class FoldedLinear(_nn.Linear):
 class _Batched:
     """A Conv1d that a BatchNorm1d was folded into: what it makes of (C, L) input, BatchNorm1d takes for (N, C)."""
 
-    def forward(self, input: torch.Tensor, *args: Any) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         torch._assert(input.dim() == 3, "expected 3D input, (N, C, L): a BatchNorm1d was folded into this convolution")
-        result: torch.Tensor = super().forward(input, *args)  # type: ignore[misc]
+        result: torch.Tensor = super().forward(input, *args, **options)  # type: ignore[misc]
         return result
 
 
@@ -71,6 +80,11 @@ def fold(module: _nn.Module) -> _nn.Module:
         A copy in eval mode: a torch.fx.GraphModule, or, where the model cannot be traced, a copy of the same class with
         what its torch.nn.Sequential parts allow. `fusion_report(result)` lists what was folded, and what stays and why.
 
+    Raises
+    ------
+    ValueError
+        If the model cannot be copied, as under the older torch.nn.utils.weight_norm and spectral_norm.
+
     Notes
     -----
     For convolutions, transposed convolutions and linear layers, grouped or not, with or without a bias, whose result
@@ -79,7 +93,7 @@ def fold(module: _nn.Module) -> _nn.Module:
     """
     if not isinstance(module, _nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    copied = copy.deepcopy(module).eval()
+    copied = _copy(module).eval()
     found = traced(copied, modes=(False,))
     result: Any
     if isinstance(found, str):
@@ -90,6 +104,18 @@ def fold(module: _nn.Module) -> _nn.Module:
         _in_graph(found, report)
     keep_report(result, report)
     return result.eval()
+
+
+def _copy(module: _nn.Module) -> _nn.Module:
+    for name, m in module.named_modules():
+        made = [k for k, v in vars(m).items() if isinstance(v, torch.Tensor) and not v.is_leaf]
+        if made:
+            raise ValueError(
+                f"module: expected one that copy.deepcopy can copy, got {name or 'one'} whose {made[0]} was computed "
+                "with a gradient; under torch.nn.utils.weight_norm or spectral_norm call remove_weight_norm or "
+                "remove_spectral_norm first, otherwise detach it"
+            )
+    return copy.deepcopy(module)
 
 
 def _in_graph(made: GraphModule, report: FusionReport) -> None:
@@ -133,13 +159,10 @@ def _replace(made: GraphModule, node: Node, before: Node, bn: Any) -> None:
 def _in_sequentials(module: _nn.Module, report: FusionReport) -> None:
     done = set()
     names = {m: name for name, m in module.named_modules()}
-    held: dict[Any, int] = {}
-    for parent in names:
-        for child in parent.children():
-            held[child] = held.get(child, 0) + 1
+    held = holders(module)
     taboo = shared_tensors(module)
     for parent in called_sequentials(module):
-        children = list(parent.named_children())
+        children = list(parent._modules.items())
         for (_, linear), (at, bn) in pairwise(children):
             if isinstance(bn, _NORMS) and not _reason(linear, bn, taboo) and held[linear] == held[bn] == 1:
                 take_in(linear, bn)
@@ -149,7 +172,7 @@ def _in_sequentials(module: _nn.Module, report: FusionReport) -> None:
                 done.add(bn)
     for m, name in names.items():
         if isinstance(m, _NORMS) and m not in done:
-            reason = "the model was not traced, and it is in no torch.nn.Sequential, called whole, behind a layer to fold into"
+            reason = "the model was not traced, and it follows no layer in a torch.nn.Sequential called whole"
             report.left.append((name, reason))
 
 

@@ -19,9 +19,19 @@ from bnkern._activations import ActivationSpec
 from bnkern.torch.modules import BatchNorm1d, BatchNorm2d, BatchNorm3d, FusedForward
 from bnkern.torch.sync import SyncBatchNorm
 from bnkern.torch.trace import (
-    FusionReport, arguments_by_position, called_sequentials, fusion_report, has_hooks, keep_report, layer_of, reads_of, tensors_of,
-    traced, writes,
-)  # fmt: skip
+    FusionReport,
+    arguments_by_position,
+    called_sequentials,
+    fusion_report,
+    has_hooks,
+    holders,
+    keep_report,
+    layer_of,
+    reads_of,
+    tensors_of,
+    traced,
+    writes,
+)
 
 LAYERS = (BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm)
 _F = torch.nn.functional
@@ -190,25 +200,24 @@ def _told(spec: ActivationSpec) -> str:
 
 def _in_sequentials(module: torch.nn.Module, report: FusionReport) -> None:
     names = {m: name for name, m in module.named_modules()}
-    holders: dict[torch.nn.Module, int] = {}
-    for parent in names:
-        for child in parent.children():
-            holders[child] = holders.get(child, 0) + 1
+    held = holders(module)
     seen = set()
     for parent in called_sequentials(module):
-        children = list(parent.named_children())
+        children = list(parent._modules.items())
         for (_, bn), (at, follower) in pairwise(children):
             spec = spec_of_layer(follower)
             if type(bn) not in LAYERS or bn.activation is not None or spec is None:
                 continue
-            if holders[bn] == holders[follower] == 1 and not has_hooks(bn):
+            if held[bn] == held[follower] == 1 and not has_hooks(bn):
                 bn.activation = spec
                 setattr(parent, at, Fused(follower))
                 seen.add(bn)
                 report.fused.append((names[bn], _told(spec)))
     for m, name in names.items():
         if isinstance(m, FusedForward) and m not in seen:
-            reason = "the model was not traced, and it is in no torch.nn.Sequential, called whole, before an activation"
+            reason = (
+                "the model was not traced, and no activation follows it in a torch.nn.Sequential called whole"
+            )
             report.left.append((name, reason))
 
 
@@ -220,9 +229,9 @@ def unfuse(module: torch.nn.Module) -> None:
     ours = {m for m in module.modules() if isinstance(m, FusedForward) and m.activation is not None}
     pairs = []
     for parent in module.modules():
-        children = list(parent.named_children())
+        children = list(parent._modules.items())
         for (_, bn), (at, follower) in pairwise(children):
-            if bn in ours and isinstance(follower, Fused):
+            if bn is not None and bn in ours and isinstance(follower, Fused):
                 pairs.append((parent, at, bn, follower))
                 ours.discard(bn)
     if ours:

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from bnkern.torch.modules import FusedForward
-from bnkern.torch.watch import _AUGMENTED, Refused, Watching
+from bnkern.torch.watch import AUGMENTED, Refused, Watching
 
 _OVERRIDES = (  # of a class whose forward is traced: a graph has torch.nn.Module's own
     "train", "eval", "__call__", "state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict",
     "get_extra_state", "set_extra_state",
 )  # fmt: skip
-_STATE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
+_STATE_HOOKS = (
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -154,22 +155,29 @@ def shared_tensors(module: torch.nn.Module) -> set[int]:
     return {t for t, times in count.items() if times > 1}
 
 
+def holders(module: torch.nn.Module) -> dict[torch.nn.Module, int]:
+    """How many places hold each module of a model; named_children() would tell each layer once only."""
+    count: dict[torch.nn.Module, int] = {}
+    for parent in module.modules():
+        for child in parent._modules.values():
+            if child is not None:
+                count[child] = count.get(child, 0) + 1
+    return count
+
+
 def called_sequentials(module: torch.nn.Module) -> list[torch.nn.Sequential]:
     """The torch.nn.Sequential whose own forward is called for sure: the model itself, and those in it directly.
 
     Whoever else holds one may loop over it, or call a part of it.
     """
-    holders: dict[torch.nn.Module, int] = {}
-    for parent in module.modules():
-        for child in parent.children():
-            holders[child] = holders.get(child, 0) + 1
+    held = holders(module)
     sure: list[torch.nn.Sequential] = []
     waiting = [module]
     while waiting:
         m = waiting.pop()
         if type(m) is torch.nn.Sequential and "forward" not in vars(m) and m not in sure:
             sure.append(m)
-            waiting.extend(child for child in reversed(list(m.children())) if holders[child] == 1)
+            waiting.extend(child for child in reversed(m._modules.values()) if child is not None and held[child] == 1)
     return sure
 
 
@@ -191,5 +199,5 @@ def writes(made: GraphModule, node: Node) -> bool:
     if node.op == "call_function" and True in [a for a in node.args if isinstance(a, bool)]:
         return True  # F.relu(x, True)
     in_place = name.endswith("_") and not name.endswith("__")
-    in_place |= getattr(node.target, "__module__", "") == "_operator" and name in _AUGMENTED
+    in_place |= getattr(node.target, "__module__", "") == "_operator" and name in AUGMENTED
     return in_place or bool(node.kwargs.get("inplace")) or "out" in node.kwargs or name in ("setitem", "__setitem__")

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from bnkern.torch.modules import FusedForward
 
-_AUGMENTED = (
+AUGMENTED = (
     "iadd", "iand", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow", "irshift", "isub", "itruediv",
     "ixor",
 )  # fmt: skip
@@ -38,7 +38,7 @@ class _Standin(Proxy):
     """Stands for a tensor; knows `a += b` as a write into a, and refuses what only a tensor could answer."""
 
     @property  # what isinstance asks when the type itself does not answer
-    def __class__(self) -> type:  # type: ignore[override]
+    def __class__(self) -> type:
         if not sys._getframe(1).f_globals.get("__name__", "").startswith(_MAY_ASK):
             self.tracer.refuse("its forward asks for the type of a value (isinstance)")
         return type(self)
@@ -69,7 +69,7 @@ def _in_place(name: str) -> Callable[[Proxy, Any], Any]:
     return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
 
 
-for _name in _AUGMENTED:
+for _name in AUGMENTED:
     setattr(_Standin, f"__{_name}__", _in_place(_name))
 
 
@@ -147,11 +147,11 @@ def _no_autocast(tracer: Watching) -> Iterator[None]:
     def refused(self: Any) -> None:
         tracer.refuse("its forward changes autocast")
 
-    torch.autocast.__enter__ = refused  # type: ignore[method-assign,assignment]
+    torch.autocast.__enter__ = refused
     try:
         yield
     finally:
-        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
+        torch.autocast.__enter__ = enter
 
 
 class _OnStandins(TorchFunctionMode):
