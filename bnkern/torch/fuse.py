@@ -215,9 +215,7 @@ def _in_sequentials(module: torch.nn.Module, report: FusionReport) -> None:
                 report.fused.append((names[bn], _told(spec)))
     for m, name in names.items():
         if isinstance(m, FusedForward) and m not in seen:
-            reason = (
-                "the model was not traced, and no activation follows it in a torch.nn.Sequential called whole"
-            )
+            reason = "the model was not traced, and no activation follows it in a torch.nn.Sequential called whole"
             report.left.append((name, reason))
 
 

@@ -78,7 +78,7 @@ def traced(module: torch.nn.Module, modes: tuple[bool, ...] = (True, False)) -> 
     try:
         for mode in modes:
             module.train(mode)
-            graphs.append(Watching().watched(module))
+            graphs += [Watching().watched(module), Watching().watched(module, elsewhere=True)]
     except Refused as refused:
         return str(refused)
     except Exception as error:  # whatever a forward may raise when it meets a stand-in
@@ -87,7 +87,8 @@ def traced(module: torch.nn.Module, modes: tuple[bool, ...] = (True, False)) -> 
         for m, flag in flags.items():
             m.training = flag
     if len({str(g) for g in graphs}) > 1:
-        return "its forward asks for self.training itself, outside layers"
+        asked = "self.training itself" if len({str(g) for g in graphs[::2]}) > 1 else "grad mode or autocast"
+        return f"its forward asks for {asked}, outside layers"
     made = GraphModule(module, graphs[0], type(module).__name__)
     made.train(module.training)  # of itself; the layers have kept their own flags:
     for m, flag in flags.items():

@@ -27,7 +27,10 @@ AUGMENTED = (
     "ixor",
 )  # fmt: skip
 _OWN_SLOTS = ("tracer", "node", "root", "attr", "_node")
-_MAY_ASK = ("torch.", __name__, "dataclasses", "inspect", "functools")  # modules in whose code torch.fx asks
+_MAY_ASK = (  # in whose code torch.fx itself asks; a prefix each
+    "torch.fx", "torch._", "torch.overrides", "torch.nn.", "torch.utils.", __name__, "dataclasses", "inspect",
+    "functools",
+)  # fmt: skip
 
 
 class Refused(Exception):
@@ -108,18 +111,23 @@ class Watching(Tracer):
         self.refuse("its forward decides on a value (if, while, assert)")
         return False
 
-    def watched(self, module: torch.nn.Module) -> Graph:
-        """The graph; raises what the forward raises, or Refused."""
+    def watched(self, module: torch.nn.Module, elsewhere: bool = False) -> Graph:
+        """The graph; raises what the forward raises, or Refused. `elsewhere`: without grad mode, and in autocast."""
         self.own = {id(t) for t in (*module.parameters(), *module.buffers())}
         state, numbers = State(module), _random_states()
         try:
-            with torch.inference_mode(False), torch.enable_grad(), _no_autocast(self):
+            with (
+                torch.inference_mode(False), torch.set_grad_enabled(not elsewhere),
+                torch.autocast("cpu", torch.bfloat16, enabled=elsewhere), _no_autocast(self),
+            ):  # fmt: skip
                 self.around = _around_operations()
                 with _OnStandins(self):
                     graph = self.trace(module)
                 self.around = None
             if self.reason:
                 raise Refused(self.reason)
+            if state.drew():
+                raise Refused("its forward draws random numbers")
             if state.changed():
                 raise Refused("its forward sets attributes of its modules, or of what they hold")
             if not _same(numbers, _random_states()):
@@ -209,6 +217,7 @@ class State:
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.parts: list[tuple[Any, Any]] = []
+        self.generators: list[tuple[Any, Any]] = []
         seen: set[int] = set()
         waiting: list[Any] = [m.__dict__ for m in module.modules()]
         while waiting:
@@ -226,17 +235,32 @@ class State:
                 self.parts.append((value, set(value)))
             elif isinstance(value, tuple):
                 waiting.extend(value)
+            elif isinstance(value, random.Random) or hasattr(value, "bit_generator"):  # Python's, NumPy's
+                self.generators.append((value, _drawn(value)))
             elif not isinstance(value, _NOT_INTO) and type(value).__module__.split(".")[0] != "torch":
                 waiting.extend([value.__dict__] if isinstance(getattr(value, "__dict__", None), dict) else [])
 
     def changed(self) -> bool:
         return any(not _identical(now, was) for now, was in self.parts)
 
+    def drew(self) -> bool:
+        return any(repr(_drawn(generator)) != repr(was) for generator, was in self.generators)
+
     def restore(self) -> None:
+        for generator, was in self.generators:
+            if isinstance(generator, random.Random):
+                generator.setstate(was)
+            else:
+                generator.bit_generator.state = was
         for now, was in self.parts:
             if not _identical(now, was):
                 now.clear()
                 (now.extend if isinstance(was, list) else now.update)(was)
+
+
+def _drawn(generator: Any) -> Any:
+    """How far a generator of random numbers is."""
+    return generator.getstate() if isinstance(generator, random.Random) else generator.bit_generator.state
 
 
 def _identical(now: Any, was: Any) -> bool:

@@ -4,6 +4,7 @@ import copy
 import pickle
 import random
 
+import numpy
 import pytest
 from helpers.libraries import of_framework
 
@@ -23,6 +24,7 @@ class Block(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
         self.register_buffer("count", torch.zeros(()))
         self.steps, self.seen, self.constant = 0, [], torch.ones(4, 1, 1)
+        self.generator, self.numpy_generator = random.Random(0), numpy.random.default_rng(0)
         with torch.no_grad():
             for layer in (self.bn, self.body[1]):
                 for t in (layer.weight, layer.bias, layer.running_mean):
@@ -97,6 +99,22 @@ def drawn_by_python(self, x):
     return self.simple(x) * random.random()
 
 
+def drawn_by_its_own(self, x):
+    return self.simple(x) * self.generator.random()
+
+
+def drawn_by_numpy(self, x):
+    return self.simple(x) * float(self.numpy_generator.random())
+
+
+def grad_mode_asked(self, x):
+    return self.simple(x) * (2 if torch.is_grad_enabled() else 3)
+
+
+def autocast_asked(self, x):
+    return self.simple(x) * (2 if torch.is_autocast_enabled("cpu") else 3)
+
+
 def noise(self, x):
     return self.simple(x) + torch.randn(4, 1, 1)
 
@@ -156,6 +174,8 @@ def plain_tensor(self, x):
 REFUSED = {
     no_grad: "grad mode", torch.no_grad()(Block.simple): "grad mode", inference: "grad mode", autocast: "autocast",
     autocast_elsewhere: "autocast", own_checkpoint: "checkpoint", drawn: "calls rand",
+    drawn_by_its_own: "random numbers", drawn_by_numpy: "random numbers",
+    grad_mode_asked: "for grad mode or autocast", autocast_asked: "for grad mode or autocast",
     drawn_by_python: "random numbers", noise: "calls randn",
     attribute: "sets attributes", counter: "sets attributes", appended: "sets attributes",
     buffer_replaced: "attributes", buffer_behind_its_back: "calls add_", kind_asked: "isinstance",
