@@ -18,7 +18,20 @@ from bnkern import _activations
 from bnkern._activations import ActivationSpec
 from bnkern.torch.modules import BatchNorm1d, BatchNorm2d, BatchNorm3d, FusedForward
 from bnkern.torch.sync import SyncBatchNorm
-from bnkern.torch.trace import FusionReport, has_hooks, layer_of, traced, writes
+from bnkern.torch.trace import (
+    FusionReport,
+    arguments_by_position,
+    called_sequentials,
+    fusion_report,
+    has_hooks,
+    holders,
+    keep_report,
+    layer_of,
+    reads_of,
+    tensors_of,
+    traced,
+    writes,
+)
 
 LAYERS = (BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm)
 _F = torch.nn.functional
@@ -43,17 +56,33 @@ class Fused(torch.nn.Identity):
 
 def fuse(module: torch.nn.Module) -> torch.nn.Module:
     """The model with what can be fused; `fusion_report` of the result says what was."""
+    earlier = _earlier(module)
     found = traced(module)
+    result = module if isinstance(found, str) else found
+    report = FusionReport()
     if isinstance(found, str):
-        report = FusionReport(left=[("", found)])
+        report.left.append(("", found))
         _in_sequentials(module, report)
-        result = module
     else:
-        report = FusionReport()
         _in_graph(found, report)
-        result = found
-    object.__setattr__(result, "_bnkern_report", report)
+    before = [pair for pair in earlier if pair[0] not in dict(report.fused)]
+    report.fused[:0] = before
+    report.left = [pair for pair in report.left if pair[0] not in dict(before)]
+    keep_report(result, report)
     return result
+
+
+def _earlier(module: torch.nn.Module) -> list[tuple[str, str]]:
+    """What an earlier call fused in this very model, and is fused still."""
+    try:
+        said = fusion_report(module).fused
+    except ValueError:
+        return []
+    if isinstance(module, GraphModule):
+        now = {str(n.target) for n in module.graph.nodes if len(n.args) > 1 or "activation" in n.kwargs}
+    else:
+        now = {n for n, m in module.named_modules() if getattr(m, "activation", None) is not None}
+    return [pair for pair in said if pair[0] in now]
 
 
 # ---------------------------------------------------------------- which activation
@@ -94,8 +123,11 @@ def _spec_of_node(made: GraphModule, node: Node) -> ActivationSpec:
 def _in_graph(made: GraphModule, report: FusionReport) -> None:
     for node in list(made.graph.nodes):
         layer = layer_of(made, node)
-        if isinstance(layer, FusedForward) and len(node.args) == 1 and not node.kwargs:
-            done = _at(made, node, layer)
+        if isinstance(layer, FusedForward):
+            if not arguments_by_position(node) or len(node.args) > 1 or node.kwargs:
+                done = "stays: its call has arguments of its own"
+            else:
+                done = _at(made, node, layer)
             (report.left if done.startswith("stays") else report.fused).append(
                 (str(node.target), done.removeprefix("stays: "))
             )
@@ -111,6 +143,8 @@ def _at(made: GraphModule, bn: Node, layer: FusedForward) -> str:
         return "stays: it has an activation of its own"
     if has_hooks(layer):
         return "stays: it has hooks, which would see the activation's result"
+    if tensors_of(layer) & reads_of(made):
+        return "stays: the forward reads its parameters or statistics itself"
     users = list(bn.users)
     if len(users) != 1:
         return f"stays: its result is used {len(users)} times"
@@ -123,10 +157,14 @@ def _at(made: GraphModule, bn: Node, layer: FusedForward) -> str:
         after = list(last.users)
         spec = _spec_of_node(made, after[0]) if len(after) == 1 else None
         last = after[0] if spec is not None else last
-    taken = {bn, last, *last.all_input_nodes} if residual is not None else {bn, last}
-    for node in made.graph.nodes:
-        if bn < node < last and node not in taken and writes(made, node):
+    for node in made.graph.nodes:  # the layer's call moves behind all of them
+        if not bn < node < last or node is users[0]:
+            continue
+        if writes(made, node):
             return f"stays: {node.name} may write in place between it and what follows"
+        other = layer_of(made, node)
+        if other is not None and tensors_of(layer) & tensors_of(other):
+            return f"stays: {node.target} is called between it and what follows, and writes its statistics"
     with made.graph.inserting_before(last):
         arguments = (bn.args[0],) if residual is None else (bn.args[0], residual)
         fused = made.graph.call_module(str(bn.target), arguments, {} if spec is None else {"activation": spec})
@@ -162,27 +200,22 @@ def _told(spec: ActivationSpec) -> str:
 
 def _in_sequentials(module: torch.nn.Module, report: FusionReport) -> None:
     names = {m: name for name, m in module.named_modules()}
-    holders: dict[torch.nn.Module, int] = {}
-    for parent in names:
-        for child in parent.children():
-            holders[child] = holders.get(child, 0) + 1
+    held = holders(module)
     seen = set()
-    for parent in names:
-        if type(parent).forward is not torch.nn.Sequential.forward or type(parent) is not torch.nn.Sequential:
-            continue
-        children = list(parent.named_children())
+    for parent in called_sequentials(module):
+        children = list(parent._modules.items())
         for (_, bn), (at, follower) in pairwise(children):
             spec = spec_of_layer(follower)
             if type(bn) not in LAYERS or bn.activation is not None or spec is None:
                 continue
-            if holders[bn] == holders[follower] == 1 and not has_hooks(bn):
+            if held[bn] == held[follower] == 1 and not has_hooks(bn):
                 bn.activation = spec
                 setattr(parent, at, Fused(follower))
                 seen.add(bn)
                 report.fused.append((names[bn], _told(spec)))
     for m, name in names.items():
         if isinstance(m, FusedForward) and m not in seen:
-            reason = "the model was not traced, and no activation follows it in a torch.nn.Sequential"
+            reason = "the model was not traced, and no activation follows it in a torch.nn.Sequential called whole"
             report.left.append((name, reason))
 
 
@@ -194,9 +227,9 @@ def unfuse(module: torch.nn.Module) -> None:
     ours = {m for m in module.modules() if isinstance(m, FusedForward) and m.activation is not None}
     pairs = []
     for parent in module.modules():
-        children = list(parent.named_children())
+        children = list(parent._modules.items())
         for (_, bn), (at, follower) in pairwise(children):
-            if bn in ours and isinstance(follower, Fused):
+            if bn is not None and bn in ours and isinstance(follower, Fused):
                 pairs.append((parent, at, bn, follower))
                 ours.discard(bn)
     if ours:
