@@ -3,10 +3,11 @@
 import copy
 
 import pytest
-from helpers import torch_models
 from helpers.libraries import of_framework
 
 torch = of_framework("torch")
+
+from helpers import torch_models  # noqa: E402
 
 import bnkern.torch as bt  # noqa: E402
 from bnkern.torch.modules import FusedForward  # noqa: E402

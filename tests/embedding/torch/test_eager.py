@@ -1,11 +1,14 @@
 """Plain eager calls go around the operators: the same bits, and whoever looks at operators still sees them."""
 
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from helpers.libraries import of_framework
 
-import bnkern.torch
-from bnkern.torch import eager
+torch = of_framework("torch")
+
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+import bnkern.torch  # noqa: E402
+from bnkern.torch import eager  # noqa: E402
 
 
 class Seen(TorchDispatchMode):

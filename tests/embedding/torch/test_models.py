@@ -10,10 +10,11 @@ in every layer, the nudge once.
 import copy
 
 import pytest
-from helpers import torch_models
 from helpers.libraries import of_framework
 
 torch = of_framework("torch")
+
+from helpers import torch_models  # noqa: E402
 
 import bnkern.torch as bt  # noqa: E402
 
