@@ -1,4 +1,5 @@
-"""One process of tests/embedding/torch/test_sync.py: rank, processes, meeting file; ends with an error if a check fails."""
+"""One process of tests/embedding/torch/test_sync.py: rank, processes, meeting file; ends with an error if a check
+fails."""
 
 import copy
 import sys
