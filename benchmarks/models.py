@@ -118,9 +118,10 @@ def table(rows):
 
 HEAD = """# Training steps of whole models
 
-Made by `benchmarks/models.py`, whose head says what is measured; each row is one interleaved run. In brackets: share of
-PyTorch's time. Part: batch norm, activations and additions, both ways, by torch.profiler. bfloat16: under autocast. The rows
-are of 2026-11-21, AMD EPYC (Zen 4, 2 cores), with the kernels of commit 0401469; those that are missing were not measured.
+Made by `benchmarks/models.py`, whose head says what is measured; each row is one interleaved run. In brackets: share
+of PyTorch's time. Part: batch norm, activations and additions, both ways, by torch.profiler. bfloat16: under autocast.
+The rows are of 2026-11-21, AMD EPYC (Zen 4, 2 cores), with the kernels of commit 0401469; those that are missing were
+not measured.
 
 """
 

@@ -80,6 +80,8 @@ cdef dict facts_of(Job *job, const int64_t *const *strides, int threads):
         "flat": plan.flat,
         "period": plan.period,
         "joined": plan.joined,
+        "slab_channels": plan.slab_channels,
+        "slab_blocks": plan.slab_blocks,
         "tile_width": plan.tile_width,
         "prefetch": plan.prefetch,
         "stores": None if not job.passes & BN_ELEMENTWISE else "non-temporal" if plan.stream else "cached",

@@ -25,13 +25,14 @@
 #define LEAST_STRIP (1 << 14)   /* bytes: less is not read at full speed */
 #define SLAB_CHANNELS 256       /* their sums stay in L2 */
 #define LEAST_SLAB_CHANNELS 8
-#define FEW_SLABS 4       /* for each thread: with fewer the channels are cut, too */
-#define SLABS 16          /* for each thread, where there are many blocks */
-#define JOINED_ROW 32     /* elements below which rows are put side by side before they are summed */
-#define JOINED BN_SUB     /* elements of short rows that are put side by side: a run of them begins with lane 0 */
-#define JOINED_CHANNELS 8 /* at a time: the copies stay in L1 */
-#define FLAT_ROW 1024     /* elements below which a row is better part of a flat row */
-#define FLAT_PERIOD 4096  /* positions of all channels' rows: their coefficients stay in L2 */
+#define FEW_SLABS 4         /* for each thread: with fewer the channels are cut, too */
+#define SLABS 16            /* for each thread, where there are many blocks */
+#define MOST_SLAB (1 << 22) /* elements: after each a thread looks whether it is to stop */
+#define JOINED_ROW 32       /* elements below which rows are put side by side before they are summed */
+#define JOINED BN_SUB       /* elements of short rows that are put side by side: a run of them begins with lane 0 */
+#define JOINED_CHANNELS 8   /* at a time: the copies stay in L1 */
+#define FLAT_ROW 1024       /* elements below which a row is better part of a flat row */
+#define FLAT_PERIOD 4096    /* positions of all channels' rows: their coefficients stay in L2 */
 
 static int64_t strip(const bn_problem *p, int64_t channels) { return channels * p->row * p->itemsize; }
 
@@ -85,7 +86,8 @@ static void cut_slabs(bn_plan *plan, const bn_problem *p)
                   enough = ceil_div(FEW_SLABS * plan->threads, plan->blocks);
     const int64_t parts = max(ceil_div(p->channels, SLAB_CHANNELS), min(most, enough));
     plan->slab_channels = ceil_div(p->channels, parts);
-    plan->slab_blocks = max(1, plan->blocks * parts / (SLABS * plan->threads));
+    const int64_t longest = MOST_SLAB / (plan->slab_channels * BN_BLOCK);
+    plan->slab_blocks = max(1, min(longest, plan->blocks * parts / (SLABS * plan->threads)));
 }
 
 /* How rows follow one another in a reduction that takes several channels at a time. */

@@ -287,3 +287,13 @@ def test_any_problem_on_any_machine(shape, last, itemsize, op, threads, machine)
         found = plan(shape, last=last, itemsize=itemsize, op=op, threads=threads)
         check(found, shape, shape[-1] if last else shape[1], threads)
         assert found == plan(shape, last=last, itemsize=itemsize, op=op, threads=threads)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1 << 36), (1 << 30, 2, 4), (1 << 16, 2, 1 << 20), (64, 300, 50_000)])
+def test_a_thread_looks_for_ctrl_c_often(shape):
+    """After each unit of work; some milliseconds' worth."""
+    found = plan(shape, op="stats")
+    if found["strategy"].startswith("slabs"):
+        assert found["slab_blocks"] * 2048 * found["slab_channels"] <= 1 << 22
+    else:
+        assert shape[1] >= found["group"], "a group polls by itself"
